@@ -1,0 +1,104 @@
+"""Augmentation of the BEV frame: one matrix, applied to points, boxes and cameras alike."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
+
+
+class BevAugmentConfig(BaseModel):
+    """How far the BEV frame may be turned, scaled and mirrored (0 and (1, 1) switch it off).
+
+    Attributes:
+        rotation: Largest turn either way, radians.
+        scale: Smallest and largest factor.
+        flip_x: Probability that x changes its sign.
+        flip_y: Probability that y changes its sign.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotation: float = Field(0.0, ge=0, le=math.pi)
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip_x: float = Field(0.0, ge=0, le=1)
+    flip_y: float = Field(0.0, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator) -> "BevAugment":
+        """One random augmentation: flip @ scale @ rotation, as BEVDet and BEVDepth compose it."""
+        yaw = rng.uniform(-self.rotation, self.rotation)
+        scale = rng.uniform(*self.scale)
+        flip_x, flip_y = rng.random(2) < (self.flip_x, self.flip_y)
+        return BevAugment.compose(yaw=yaw, scale=scale, flip_x=bool(flip_x), flip_y=bool(flip_y))
+
+
+@dataclass(frozen=True, slots=True)
+class BevAugment:
+    """A similarity of the ego frame about its origin: turn, mirror, scale (z scales too).
+
+    Attributes:
+        matrix: ``augmented_from_ego`` on (x, y, 1); the scale of z is the matrix's own.
+    """
+
+    matrix: Float32[Tensor, "2 3"]
+
+    @classmethod
+    def identity(cls) -> "BevAugment":
+        """Leaves everything in place."""
+        return cls(torch.eye(2, 3))
+
+    @classmethod
+    def compose(
+        cls, *, yaw: float = 0.0, scale: float = 1.0, flip_x: bool = False, flip_y: bool = False
+    ) -> "BevAugment":
+        """Turn by yaw (radians, counter-clockwise), then scale, then negate x and/or y."""
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+        mirror = torch.diag(torch.tensor([1.0 - 2 * flip_x, 1.0 - 2 * flip_y])).double()
+        linear = (mirror @ (scale * turn)).float()
+        return cls(torch.cat([linear, torch.zeros(2, 1)], dim=1))
+
+    @property
+    def scale(self) -> float:
+        """Factor on all lengths."""
+        return math.sqrt(abs(float(torch.linalg.det(self.matrix[:, :2].double()))))
+
+    def xy(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Ground-plane points, metres."""
+        return xy @ self.matrix[:, :2].mT.to(xy) + self.matrix[:, 2].to(xy)
+
+    def points(self, points: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Points whose first three columns are x y z, metres; further columns stay."""
+        return torch.cat(
+            [self.xy(points[:, :2]), points[:, 2:3] * self.scale, points[:, 3:]], dim=1
+        )
+
+    def boxes(self, boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9"]:
+        """Boxes x y z l w h yaw vx vy; velocity turns and scales with the plane."""
+        linear = self.matrix[:, :2].to(boxes)
+        heading = torch.stack([boxes[..., YAW].cos(), boxes[..., YAW].sin()], dim=-1) @ linear.mT
+        yaw = torch.atan2(heading[..., 1], heading[..., 0])
+        centre = boxes[..., CENTRE]
+        return torch.cat(
+            [
+                self.xy(centre[..., :2]),
+                centre[..., 2:] * self.scale,
+                boxes[..., SIZE] * self.scale,
+                yaw[..., None],
+                boxes[..., VELOCITY] @ linear.mT,
+            ],
+            dim=-1,
+        )
+
+    @property
+    def matrix4(self) -> Float32[Tensor, "4 4"]:
+        """Homogeneous ``augmented_from_ego``, for camera geometry."""
+        matrix = torch.eye(4)
+        matrix[:2, :2], matrix[:2, 3] = self.matrix[:, :2], self.matrix[:, 2]
+        matrix[2, 2] = self.scale
+        return matrix

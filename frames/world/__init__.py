@@ -1,0 +1,1 @@
+"""The procedural world: made-up scenes, written to disk as a genuine nuScenes tree."""

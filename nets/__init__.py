@@ -1,0 +1,1 @@
+"""Networks without I/O: encoders, view transform, backbones, heads and their losses."""

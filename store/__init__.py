@@ -1,0 +1,1 @@
+"""The teacher cache: schema, plan, writer, reader."""

@@ -1,0 +1,1 @@
+"""Stage 2: train and evaluate a student from the store."""

@@ -1,0 +1,7 @@
+"""Every test run checks the shapes in the signatures: jaxtyping + beartype on import."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["frames", "store", "nets", "runs", "teacher_dump", "student_train"], "beartype.beartype"
+)
