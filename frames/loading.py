@@ -1,0 +1,87 @@
+"""A frame's points and pixels, read from its files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from PIL import Image
+from torch import Tensor
+
+from frames.errors import DataError
+from frames.frame import Camera, Frame, Sweep
+
+POINT_FLOATS = 5
+POINT_BYTES = 4 * POINT_FLOATS
+
+
+def load_points(frame: Frame, min_distance: float = 1.0) -> Float32[Tensor, "n 5"]:
+    """The points of all sweeps, in the frame's ego frame.
+
+    Args:
+        frame: Where to read.
+        min_distance: Half the side, metres, of the square about each sensor whose points are
+            dropped (they are the car's own roof); the devkit's ``remove_close``.
+
+    Returns:
+        x y z in metres, intensity as stored (0..255 in nuScenes), seconds before the frame's
+        LiDAR time; the key sweep first.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    return torch.from_numpy(
+        np.concatenate([_load_sweep(sweep, frame.token, min_distance) for sweep in frame.sweeps])
+    )
+
+
+def load_images(frame: Frame) -> list[Image.Image]:
+    """The frame's images, RGB, in the order of its cameras.
+
+    Raises:
+        DataError: A file is missing or damaged, or its size is not the camera's.
+    """
+    return [_load_image(camera, frame.token) for camera in frame.cameras]
+
+
+def _load_sweep(sweep: Sweep, token: str, min_distance: float) -> Float32[np.ndarray, "n 5"]:
+    points = _read_points(sweep.path, token)
+    close = (np.abs(points[:, :2]) < min_distance).all(axis=1)
+    points = points[~close]
+    # In float64, as the devkit moves them: the result then differs by rounding alone.
+    xyz = sweep.ego_from_lidar.apply(points[:, :3].astype(np.float64))
+    time_lag = np.full((len(points), 1), sweep.time_lag)
+    return np.concatenate([xyz, points[:, 3:4], time_lag], axis=1).astype(np.float32)
+
+
+def _read_points(path: Path, token: str) -> Float32[np.ndarray, "n 5"]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, token, str(error)) from error
+    if not content or len(content) % POINT_BYTES:
+        found = f"{len(content)} bytes, not a positive multiple of {POINT_BYTES}"
+        raise _unreadable(path, token, found)
+    points = np.frombuffer(content, dtype="<f4").reshape(-1, POINT_FLOATS)
+    if not np.isfinite(points).all():
+        raise _unreadable(path, token, "numbers that are not finite")
+    return points
+
+
+def _load_image(camera: Camera, token: str) -> Image.Image:
+    try:
+        with Image.open(camera.path) as image:
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow's own two for a damaged file
+        raise _unreadable(camera.path, token, str(error)) from error
+    if (rgb.height, rgb.width) != camera.size:
+        found = f"{rgb.height} x {rgb.width} pixels, not {camera.size[0]} x {camera.size[1]}"
+        raise _unreadable(camera.path, token, found)
+    return rgb
+
+
+def _unreadable(path: Path, token: str, found: str) -> DataError:
+    return DataError(
+        f"frame {token}: cannot use {path}: {found}; unpack that file again "
+        "(or ask for fewer sweeps or cameras if it was never there)"
+    )
