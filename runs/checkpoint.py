@@ -1,0 +1,86 @@
+"""A trained model on disk: weights and the resolved config they belong to, nothing executable."""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["teacher", "student"]
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, damaged, or of another kind or shape than expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a training run leaves behind.
+
+    Attributes:
+        kind: Which stage made it.
+        config: The run's resolved config, as plain JSON values.
+        weights: The network's state dict.
+        notes: Facts about its making, for example the cache's manifest hash.
+        sha256: Digest of the file, hexadecimal.
+    """
+
+    kind: Kind
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    notes: dict[str, Any]
+    sha256: str
+
+    def load_into(self, network: nn.Module) -> None:
+        """Copy the weights, strictly.
+
+        Raises:
+            CheckpointError: Some name is missing, unexpected, or of another shape.
+        """
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"checkpoint {self.sha256[:12]} does not fit: {error}") from None
+
+
+def save_checkpoint(
+    path: Path, kind: Kind, config: dict[str, Any], network: nn.Module, notes: dict[str, Any]
+) -> None:
+    """Write a checkpoint; an older one of that name is replaced at once or not at all."""
+    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    record = {"format": FORMAT, "kind": kind, "config": config, "notes": notes, "weights": weights}
+    temporary = path.with_name(path.name + ".partial")
+    torch.save(record, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
+    """Read a checkpoint; never executes code from it.
+
+    Raises:
+        CheckpointError: Missing or damaged file, not a bevcache checkpoint, or another kind.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}; train one first, or give its path")
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({reason}); it is truncated or no checkpoint: "
+            "copy it again or train again"
+        ) from None
+    keys = {"format", "kind", "config", "notes", "weights"}
+    if not isinstance(record, dict) or set(record) != keys or record["format"] != FORMAT:
+        raise CheckpointError(f"{path} is not a bevcache checkpoint of format {FORMAT}")
+    if kind is not None and record["kind"] != kind:
+        raise CheckpointError(f"{path} holds a {record['kind']}, expected a {kind}")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(record["kind"], record["config"], record["weights"], record["notes"], sha256)

@@ -1,0 +1,86 @@
+"""One TOML is one run: reading it strictly into its pydantic model."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class ConfigError(Exception):
+    """A configuration file that cannot be used as it is."""
+
+
+def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config:
+    """Read a run's TOML.
+
+    Args:
+        path: The file.
+        model: What it must hold; unknown keys are refused.
+        **paths: Values from the command line, "section__key"; None leaves the file's value.
+
+    Raises:
+        ConfigError: Missing file, TOML syntax, unknown key (the nearest known one is named), or a
+            value out of bounds.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        found = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) or "no .toml file"
+        raise ConfigError(f"no config {path}; {path.parent or '.'} holds {found}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for name, value in paths.items():
+        if value is not None:
+            section, _, key = name.partition("__")
+            values.setdefault(section, {})[key] = str(value)
+    return parse_config(values, model, str(path))
+
+
+def parse_config(values: dict[str, Any], model: type[Config], source: str) -> Config:
+    """Validate plain values (a TOML's, a checkpoint's) against their model."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(item), values, model) for item in error.errors()]
+        raise ConfigError(f"{source} does not fit:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(item: dict[str, Any], values: dict[str, Any], model: type[BaseModel]) -> str:
+    *parents, key = [str(part) for part in item["loc"]] or ["(top level)"]
+    where = ".".join([*parents, key])
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {item['msg']} (found {_short(item.get('input'))})"
+    known = sorted(_known_keys(model, parents))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}: unknown key{hint} (known here: {', '.join(known)})"
+
+
+def _known_keys(model: type[BaseModel], parents: list[str]) -> set[str]:
+    """Fields of the model found by following the parents through nested models."""
+    candidates = [model]
+    for part in parents:
+        # A union's tag is part of the location but no field: the candidates stay.
+        deeper = [
+            nested
+            for candidate in candidates
+            if part in candidate.model_fields
+            for nested in _models_in(candidate.model_fields[part].annotation)
+        ]
+        candidates = deeper or candidates
+    return {name for candidate in candidates for name in candidate.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for arg in getattr(annotation, "__args__", ()) for found in _models_in(arg)]
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,203 @@
+"""The training loop both stages share: Lightning, configured once."""
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from runs.sampler import StepSampler
+
+
+class FitConfig(BaseModel):
+    """How long and how fast to train.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Frames a step.
+        learning_rate: Peak of AdamW's rate.
+        weight_decay: AdamW's.
+        schedule: ``one_cycle`` warms up and anneals to zero; ``flat`` warms up and stays, which
+            with weight averaging suits short runs better.
+        warmup: Share of the steps in which the rate grows.
+        average: Decay of the exponential average of the weights; the average is what is kept.
+        clip_norm: Largest gradient norm.
+        workers: Loader processes; 0 loads in the training process.
+        seed: Decides initial weights, order of frames and augmentation.
+        threads: CPU threads of this process; None leaves torch's choice.
+        log_every: Steps between rows in the logs.
+        save_every: Steps between states from which the run can resume.
+        precision: Lightning's precision string.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 8
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one_cycle", "flat"] = "one_cycle"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    average: float = Field(0.99, gt=0, lt=1)
+    clip_norm: PositiveFloat = 35.0
+    workers: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 200
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class Training(pl.LightningModule, ABC):
+    """A LightningModule that sums named loss terms; subclasses say how they are computed."""
+
+    def __init__(self, config: FitConfig) -> None:
+        super().__init__()
+        self.fit_config = config
+
+    @abstractmethod
+    def loss_terms(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted terms of the loss, each a scalar."""
+
+    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
+        """Sum and log the terms."""
+        terms = self.loss_terms(batch)
+        total = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(total):
+            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+            raise FloatingPointError(
+                f"loss is not finite at step {self.global_step} (terms: {', '.join(bad)}); "
+                "lower learning_rate or clip_norm, or train with precision 32-true"
+            )
+        self.log("loss", total.detach(), prog_bar=True)
+        self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
+        return total
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; norms and biases are not decayed."""
+        config = self.fit_config
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _rate(self, step: int) -> float:
+        """Factor on the learning rate: linear growth, then flat or half a cosine."""
+        config = self.fit_config
+        grown = config.warmup * config.steps
+        if step < grown:
+            return (step + 1) / (grown + 1)
+        if config.schedule == "flat":
+            return 1.0
+        left = (step - grown) / max(config.steps - grown, 1)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(left, 1.0)))))
+
+
+def fit(
+    training: Training,
+    data: Dataset[Any],
+    out_dir: Path,
+    *,
+    resume: bool,
+    device: str = "auto",
+    name: str = "train",
+) -> bool:
+    """Train to the configured number of steps.
+
+    Leaves ``state.ckpt`` (from which ``resume`` continues: same frames, same augmentation),
+    ``metrics.csv`` and TensorBoard files in ``out_dir``. The training's weights are the averaged
+    ones afterwards.
+
+    Returns:
+        False if the run was interrupted (Ctrl-C) before its last step.
+    """
+    config = training.fit_config
+    sampler = StepSampler(len(data), config.steps * config.batch_size, config.seed)  # type: ignore[arg-type]
+    state = out_dir / "state.ckpt"
+    start = state if resume and state.is_file() else None
+    if start is not None:
+        done = torch.load(start, map_location="cpu", weights_only=True)["global_step"]
+        sampler.start = done * config.batch_size
+        if done >= config.steps:
+            training.load_state_dict(torch.load(start, weights_only=True)["state_dict"])
+            return True
+    loader = DataLoader(
+        data,
+        config.batch_size,
+        sampler=sampler,
+        num_workers=config.workers,
+        collate_fn=data.collate,  # type: ignore[attr-defined]
+        # Forking after zarr's threads have started can hang (store.md part 6.5).
+        multiprocessing_context="forkserver" if config.workers else None,
+        persistent_workers=config.workers > 0,
+    )
+    trainer = _trainer(config, out_dir, device, name)
+    with warnings.catch_warnings():
+        # Lightning wants more loader processes than a small machine has, and warns that a run
+        # resumed inside an epoch needs a stateful loader, which StepSampler makes unnecessary.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(training, loader, ckpt_path=start, weights_only=True)
+    return trainer.global_step >= config.steps
+
+
+def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    saved = ModelCheckpoint(
+        out_dir,
+        filename="state",
+        every_n_train_steps=config.save_every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return pl.Trainer(
+        accelerator=device,
+        devices=1,
+        max_steps=config.steps,
+        max_epochs=1,
+        precision=config.precision,
+        gradient_clip_val=config.clip_norm,
+        log_every_n_steps=config.log_every,
+        logger=[
+            CSVLogger(out_dir, name="", version="", prefix=""),
+            TensorBoardLogger(out_dir, name="", version="tensorboard"),
+        ],
+        callbacks=[
+            EMAWeightAveraging(decay=config.average),
+            saved,
+            OnExceptionCheckpoint(out_dir, "state"),
+            StepProgress(name),
+        ],
+        enable_model_summary=False,
+        enable_checkpointing=True,
+    )
+
+
+class StepProgress(RichProgressBar):
+    """Lightning's rich bar, titled with the run's name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(leave=True)
+        self.name = name
+
+    def _get_train_description(self, current_epoch: int) -> str:  # noqa: ARG002
+        return self.name
