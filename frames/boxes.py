@@ -25,7 +25,7 @@ class Boxes3D:
     """
 
     values: Float32[Tensor, "n 9"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
 
     @classmethod
     def empty(cls) -> "Boxes3D":
@@ -35,7 +35,7 @@ class Boxes3D:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def keep(self, mask: Bool[Tensor, "n"]) -> "Boxes3D":
+    def keep(self, mask: Bool[Tensor, " n"]) -> "Boxes3D":
         """Only the boxes where the mask is true, order kept."""
         return Boxes3D(self.values[mask], self.labels[mask])
 

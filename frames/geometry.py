@@ -1,4 +1,4 @@
-"""Rigid transforms and rotations. The only place, with its neighbours here, that rotates anything."""
+"""Rigid transforms and rotations; only this and its neighbours rotate anything."""
 
 import math
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class SE3:
 
     def apply(self, points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
         """The points, metres, seen from frame a; dtype kept."""
-        moved = points @ self.rotation.T + self.translation
+        moved: np.ndarray = points @ self.rotation.T + self.translation
         return moved.astype(points.dtype, copy=False)
 
     @property
@@ -112,7 +112,7 @@ def wrap_angle(angle: Float[Tensor, "*n"], period: float = 2 * math.pi) -> Float
 def yaw_rotations(yaw: Float[Tensor, "*n"]) -> Float[Tensor, "*n 2 2"]:
     """2x2 rotation matrices, counter-clockwise, of yaws in radians."""
     cos, sin = yaw.cos(), yaw.sin()
-    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
+    return torch.stack([cos, -sin, sin, cos], dim=-1).reshape(*yaw.shape, 2, 2)
 
 
 def footprint_corners(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 4 2"]:
