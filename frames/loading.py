@@ -51,7 +51,8 @@ def _load_sweep(sweep: Sweep, token: str, min_distance: float) -> Float32[np.nda
     # In float64, as the devkit moves them: the result then differs by rounding alone.
     xyz = sweep.ego_from_lidar.apply(points[:, :3].astype(np.float64))
     time_lag = np.full((len(points), 1), sweep.time_lag)
-    return np.concatenate([xyz, points[:, 3:4], time_lag], axis=1).astype(np.float32)
+    moved: np.ndarray = np.concatenate([xyz, points[:, 3:4], time_lag], axis=1)
+    return moved.astype(np.float32)
 
 
 def _read_points(path: Path, token: str) -> Float32[np.ndarray, "n 5"]:
@@ -62,7 +63,7 @@ def _read_points(path: Path, token: str) -> Float32[np.ndarray, "n 5"]:
     if not content or len(content) % POINT_BYTES:
         found = f"{len(content)} bytes, not a positive multiple of {POINT_BYTES}"
         raise _unreadable(path, token, found)
-    points = np.frombuffer(content, dtype="<f4").reshape(-1, POINT_FLOATS)
+    points: np.ndarray = np.frombuffer(content, dtype="<f4").reshape(-1, POINT_FLOATS)
     if not np.isfinite(points).all():
         raise _unreadable(path, token, "numbers that are not finite")
     return points
