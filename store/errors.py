@@ -1,0 +1,99 @@
+"""What can go wrong with a cache, as one tree of exceptions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class CacheError(Exception):
+    """Anything the cache refuses or cannot do; the message says what mends it."""
+
+
+class PlanError(CacheError):
+    """The needs of the methods cannot be turned into arrays."""
+
+
+class RowValueError(CacheError):
+    """A row's values or identity do not fit the plan."""
+
+
+class StoreExistsError(CacheError):
+    """The destination is taken: by a foreign folder, or by an unfinished dump."""
+
+
+class SealedStoreError(CacheError):
+    """The destination is a finished store, which nothing changes any more."""
+
+
+class StoreWriteError(CacheError):
+    """The disk refused a write; what was committed before stays."""
+
+
+class IncompleteStoreError(CacheError):
+    """The store is not sealed yet."""
+
+
+class NotACacheError(CacheError):
+    """The folder holds no store."""
+
+
+class FormatVersionError(CacheError):
+    """The store was written in another format."""
+
+
+class UnsafeStoreError(CacheError):
+    """The store holds something that format 1 never writes, so it is not opened."""
+
+
+class DamagedStoreError(CacheError):
+    """A file of the store is not as it was written."""
+
+
+class AlteredFileError(DamagedStoreError):
+    """A file has its size but not its bytes."""
+
+
+class DamagedRowError(DamagedStoreError):
+    """One array of one row is missing or not as it was written.
+
+    Attributes:
+        token: The row.
+        array: The array.
+    """
+
+    def __init__(self, token: str, array: str, found: str) -> None:
+        super().__init__(
+            f"array {array!r} of row {token!r} is damaged: {found}. Fetch the store again, "
+            "or dump it anew."
+        )
+        self.token = token
+        self.array = array
+
+    def __reduce__(self) -> tuple[type[DamagedStoreError], tuple[str]]:
+        # A DataLoader worker sends its exception as pickled arguments; the message must survive.
+        return DamagedStoreError, (str(self),)
+
+
+class UnknownTokenError(CacheError):
+    """The cache holds no such row."""
+
+
+class FingerprintError(CacheError):
+    """A store was made for something else than what is asked of it.
+
+    Attributes:
+        mismatches: One readable line each.
+    """
+
+    def __init__(self, path: Path, mismatches: Iterable[str], remedy: str) -> None:
+        self.mismatches = tuple(mismatches)
+        super().__init__("\n  ".join([f"cache {path} does not match:", *self.mismatches, remedy]))
+
+
+class MissingTargetError(CacheError):
+    """A method reads a teacher target that the cache does not hold."""
+
+    def __init__(self, path: Path, missing: Iterable[str], held: Iterable[str]) -> None:
+        super().__init__(
+            f"cache {path} has no {', '.join(missing)}; it holds {', '.join(held)}. Dump it with: "
+            "bevcache dump-teacher --methods <every method you train>, into a new folder."
+        )

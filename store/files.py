@@ -1,0 +1,126 @@
+"""Files that are either whole or absent, and JSON that knows its own hash."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from store.errors import DamagedStoreError, FormatVersionError, UnsafeStoreError
+from store.schema import FORMAT_VERSION, Sha256
+
+TEMPORARY = ".tmp"
+HASH_KEY = "sha256"
+# A million rows need half of it.
+MAX_DOCUMENT_BYTES = 1 << 30
+
+
+class FileEntry(BaseModel):
+    """A file as it was written.
+
+    Attributes:
+        size: Bytes.
+        sha256: Of these bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: NonNegativeInt
+    sha256: Sha256
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileEntry":
+        """The entry of a file that holds these bytes."""
+        return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def publish(path: Path, data: bytes) -> FileEntry:
+    """Write a file so that a reader, or a machine that lost power, sees all of it or nothing.
+
+    The temporary name is always the same, so that a killed writer leaves nothing the next one
+    does not overwrite.
+
+    Raises:
+        OSError: The disk refused; nothing new is left behind.
+        DamagedStoreError: The disk gave back other bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    if path.read_bytes() != data:
+        raise DamagedStoreError(f"{path} reads back differently from what was written: bad disk?")
+    return FileEntry.of(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sealed_json(payload: dict[str, Any]) -> bytes:
+    """The payload with its own hash, always the same bytes for the same payload."""
+    return _canonical(payload | {HASH_KEY: _hash(payload)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The payload of ``sealed_json``, its hash under ``sha256``.
+
+    Raises:
+        FormatVersionError: Written in another format.
+        DamagedStoreError: Not as it was written.
+    """
+    data = read_bounded(path)
+    try:
+        payload = json.loads(data)
+        version = payload["format"]
+        stated = payload[HASH_KEY]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedStoreError(f"{path} is not what a dump writes: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{path} is of format {version!r}, expected {FORMAT_VERSION}: "
+            "read it with the bevcache that wrote it, or dump it anew"
+        )
+    content = {key: value for key, value in payload.items() if key != HASH_KEY}
+    if stated != _hash(content) or _canonical(payload) != data:
+        raise DamagedStoreError(f"{path} does not match its own hash; fetch the store again")
+    return {**payload}
+
+
+def read_bounded(path: Path, size: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """A file's bytes, unless there are more than ``size``.
+
+    Raises:
+        UnsafeStoreError: The file is larger than it may be.
+        DamagedStoreError: The file is missing or cannot be read.
+    """
+    try:
+        if path.stat().st_size > size:
+            raise UnsafeStoreError(f"{path} has {path.stat().st_size} bytes; at most {size} fit")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedStoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _hash(payload: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(payload)).hexdigest()
+
+
+def _canonical(payload: dict[str, Any]) -> bytes:
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{text}\n".encode()

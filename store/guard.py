@@ -1,0 +1,68 @@
+"""Nothing is opened that format 1 did not write: links, metadata and bytes are checked first."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from store.errors import AlteredFileError, DamagedStoreError, UnsafeStoreError
+from store.files import FileEntry, read_bounded
+from store.layout import ArrayLayout, store_metadata
+from store.schema import differences
+
+
+def refuse_links(root: Path, keys: Iterable[str]) -> None:
+    """Refuse a store that points out of its own folder.
+
+    Args:
+        root: The store; it may itself be reached through a link.
+        keys: Relative paths inside it, without ``..``.
+
+    Raises:
+        UnsafeStoreError: A file, or a folder on the way to it, is a symbolic link.
+    """
+    folders = {str(parent) for key in keys for parent in Path(key).parents} - {"."}
+    for key in sorted({*keys, *folders}):
+        if (root / key).is_symlink():
+            raise UnsafeStoreError(
+                f"{root / key} is a symbolic link; a store holds plain files only: copy it with "
+                "the links resolved if you trust it"
+            )
+
+
+def check_metadata(root: Path, layouts: list[ArrayLayout]) -> None:
+    """Refuse arrays whose metadata is not, to the byte, what format 1 writes for them.
+
+    This is the allow-list of codecs, number types and sizes: zarr never sees any other.
+
+    Raises:
+        UnsafeStoreError: Other metadata; says where it differs.
+        DamagedStoreError: A metadata file is missing or no JSON.
+    """
+    for key, expected in store_metadata(layouts).items():
+        found = read_bounded(root / key)
+        if found == expected:
+            continue
+        try:
+            lines = "; ".join(differences(json.loads(found), json.loads(expected)))
+        except ValueError as error:
+            raise DamagedStoreError(f"{root / key} is no JSON; fetch the store again") from error
+        raise UnsafeStoreError(f"{root / key} is not what format 1 writes: {lines or 'spacing'}")
+
+
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Hold a file against what the manifest says of it.
+
+    Raises:
+        DamagedStoreError: It is missing or has another size.
+        AlteredFileError: It has its size, but other bytes.
+    """
+    if not path.is_file():
+        raise DamagedStoreError(f"{path} is missing; fetch the store again")
+    if path.stat().st_size != entry.size:
+        raise DamagedStoreError(
+            f"{path} has {path.stat().st_size} bytes, expected {entry.size}; fetch the store again"
+        )
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+            raise AlteredFileError(f"{path} is not as it was written; fetch the store again")

@@ -1,0 +1,122 @@
+"""The manifest: the seal of a finished store, from which every byte of it can be checked."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+from store.errors import DamagedStoreError
+from store.files import HASH_KEY, FileEntry, read_sealed_json, sealed_json
+from store.layout import (
+    MANIFEST,
+    ArrayLayout,
+    fixed_layout,
+    map_layout,
+    offsets_key,
+    ragged_layout,
+    ragged_places,
+)
+from store.rows import MAX_NAME_BYTES
+from store.schema import Fingerprint, Places
+
+# Ten times the largest public driving set at full camera rate.
+MAX_ROWS = 100_000_000
+NameWidth = Annotated[int, Field(ge=1, le=MAX_NAME_BYTES)]
+
+
+class Counts(BaseModel):
+    """How much a store holds; with the fingerprint it decides every array's shape.
+
+    Attributes:
+        rows: Frames.
+        boxes: True boxes of all rows.
+        cells: Foreground cells of all rows; 0 where none are stored.
+        token_width: Bytes of the longest token.
+        scene_width: Bytes of the longest scene name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = Field(ge=1, le=MAX_ROWS)
+    boxes: NonNegativeInt
+    cells: NonNegativeInt
+    token_width: NameWidth
+    scene_width: NameWidth
+
+    def places(self, places: Places) -> int:
+        """Values that an array at these places has in all."""
+        return {Places.MAP: self.rows, Places.BOXES: self.boxes, Places.CELLS: self.cells}[places]
+
+
+class Manifest(BaseModel):
+    """What a sealed store holds.
+
+    Attributes:
+        fingerprint: For what it was made.
+        counts: How much of it.
+        files: Every file but the manifest, by path inside the store.
+        root_hash: sha256 over all of the above; the identity of the store.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: Fingerprint
+    counts: Counts
+    files: dict[str, FileEntry]
+    root_hash: str = ""
+
+    def encode(self) -> bytes:
+        """The manifest's file."""
+        document = self.model_dump(mode="json", exclude={"root_hash"})
+        return sealed_json(document | {"format": self.fingerprint.format})
+
+    @classmethod
+    def load(cls, root: Path) -> "Manifest":
+        """The manifest of a sealed store.
+
+        Raises:
+            FormatVersionError: Written in another format.
+            DamagedStoreError: Not as it was written.
+        """
+        document = read_sealed_json(root / MANIFEST)
+        document["root_hash"] = document.pop(HASH_KEY)
+        del document["format"]
+        try:
+            return cls.model_validate(document)
+        except ValueError as error:
+            raise DamagedStoreError(f"{root / MANIFEST} is not a manifest: {error}") from error
+
+    @property
+    def maps(self) -> list[ArrayLayout]:
+        """Arrays of whole maps."""
+        arrays = self.fingerprint.arrays
+        return [map_layout(s, self.counts.rows) for s in arrays if s.places is Places.MAP]
+
+    @property
+    def ragged(self) -> list[ArrayLayout]:
+        """Arrays with a value for each cell or box."""
+        return [
+            ragged_layout(spec, self.counts.rows, self.counts.places(spec.places))
+            for spec in self.fingerprint.stored
+            if spec.places is not Places.MAP
+        ]
+
+    @property
+    def fixed(self) -> list[ArrayLayout]:
+        """Arrays with one entry a row: identity, index, and the offsets of ragged arrays."""
+        rows, counts = self.counts.rows, self.counts
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {
+            "rows/token": ((rows, counts.token_width), "uint8"),
+            "rows/view": ((rows,), "int32"),
+            "rows/bev_augment": ((rows, 2, 3), "float32"),
+            "rows/scene": ((rows, counts.scene_width), "uint8"),
+            "rows/timestamp_us": ((rows,), "int64"),
+            "rows/prev": ((rows,), "int64"),
+            "rows/next": ((rows,), "int64"),
+            "rows/global_from_ego": ((rows, 4, 4), "float64"),
+            "index/state": ((rows,), "uint8"),
+            "index/digest": ((rows, len(self.fingerprint.stored)), "uint32"),
+        }
+        for places in ragged_places(self.fingerprint):
+            shapes[offsets_key(places)] = ((rows + 1,), "int64")
+        return [fixed_layout(key, shape, dtype) for key, (shape, dtype) in shapes.items()]

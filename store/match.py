@@ -1,0 +1,65 @@
+"""Whether a cache serves a student; asked once at start-up, not found out at step 900."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import JsonValue
+
+from frames.grid import BEVGrid
+from store.errors import FingerprintError, MissingTargetError
+from store.plan import unmet
+from store.reader import Cache
+from store.schema import Need, differences
+
+
+def require_match(
+    cache: Cache,
+    *,
+    needs: Iterable[Need],
+    tokens: Iterable[str],
+    grid: BEVGrid,
+    classes: tuple[str, ...],
+    ground_truth_filter: dict[str, JsonValue],
+) -> None:
+    """Refuse a cache that does not fit the student.
+
+    Args:
+        cache: The cache.
+        needs: What the methods read.
+        tokens: Frames the student will ask for, in any order.
+        grid: The student's BEV grid.
+        classes: The student's classes, in order.
+        ground_truth_filter: What decides which annotations count for the student.
+
+    Raises:
+        FingerprintError: Grid, classes, ground truth or frames differ; lists all differences.
+        MissingTargetError: The cache lacks something the methods read.
+    """
+    made_for = cache.fingerprint
+    found: dict[str, Any] = {
+        "grid": made_for.grid.model_dump(mode="json"),
+        "classes": list(made_for.classes),
+        "dataset": {"ground_truth_filter": made_for.dataset.ground_truth_filter},
+    }
+    expected: dict[str, Any] = {
+        "grid": grid.model_dump(mode="json"),
+        "classes": list(classes),
+        "dataset": {"ground_truth_filter": ground_truth_filter},
+    }
+    mismatches = list(differences(found, expected))
+    absent = [token for token in tokens if token not in cache]
+    if absent:
+        mismatches.append(
+            f"dataset tokens: {len(absent)} frames are not in the cache, for example {absent[0]!r} "
+            f"(it holds {made_for.dataset.name} {made_for.dataset.version} "
+            f"{made_for.dataset.split}, {len(cache)} rows)"
+        )
+    if mismatches:
+        raise FingerprintError(
+            cache.path,
+            mismatches,
+            "Change the student's configuration, or dump a cache for it.",
+        )
+    if missing := unmet(needs, made_for.arrays):
+        held = [f"{spec.name} at {spec.places}" for spec in made_for.arrays]
+        raise MissingTargetError(cache.path, missing, held)

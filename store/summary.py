@@ -1,0 +1,88 @@
+"""What a store is, told without reading its values: for ``info``."""
+
+from pathlib import Path
+from typing import Any
+
+from store.dump_plan import Plan
+from store.errors import NotACacheError
+from store.layout import MANIFEST, PLAN, ROWS_PER_PART
+from store.manifest import Manifest
+from store.schema import Fingerprint, Places
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Name, fingerprint, progress, and for each array its raw and stored bytes a frame.
+
+    The arrays of an unfinished store are measured on its committed parts.
+
+    Raises:
+        NotACacheError: There is no store.
+        FormatVersionError: Written in another format.
+        DamagedStoreError: The manifest or the plan is not as it was written.
+    """
+    if (path / MANIFEST).exists():
+        return _sealed(path, Manifest.load(path))
+    if (path / PLAN).exists():
+        return _unsealed(path, Plan.load(path))
+    raise NotACacheError(f"{path} holds no store: found neither {MANIFEST} nor {PLAN}")
+
+
+def _sealed(path: Path, manifest: Manifest) -> dict[str, Any]:
+    counts = manifest.counts
+    layouts = {layout.key: layout for layout in (*manifest.maps, *manifest.ragged)}
+    weights = {
+        spec.name: (
+            counts.places(spec.places) * spec.value_bytes,
+            sum(manifest.files[key].size for key in layouts[spec.name].chunk_keys),
+        )
+        for spec in manifest.fingerprint.stored
+    }
+    done = -(-counts.rows // ROWS_PER_PART)
+    return _document(path, manifest.fingerprint, weights, measured=counts.rows) | {
+        "rows": counts.rows,
+        "parts": (done, done),
+        "complete": True,
+        "manifest_hash": manifest.root_hash,
+    }
+
+
+def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
+    weights = {spec.name: (0, 0) for spec in plan.fingerprint.stored}
+    done = rows = 0
+    for part in plan.parts:
+        record = plan.record(path, part)
+        if record is None:
+            continue
+        done, rows = done + 1, rows + len(part)
+        for spec in plan.fingerprint.stored:
+            if spec.places is Places.MAP:
+                raw, kept = len(part) * spec.value_bytes, record.shards[spec.name].size
+            else:
+                raw = kept = record.values[spec.name].nbytes
+            weights[spec.name] = (weights[spec.name][0] + raw, weights[spec.name][1] + kept)
+    return _document(path, plan.fingerprint, weights, measured=max(rows, 1)) | {
+        "rows": len(plan.rows),
+        "parts": (done, len(plan.parts)),
+        "complete": False,
+        "manifest_hash": "",
+    }
+
+
+def _document(
+    path: Path, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
+) -> dict[str, Any]:
+    return {
+        "name": path.resolve().name,
+        "fingerprint": fingerprint.model_dump(mode="json"),
+        "arrays": [
+            {
+                "name": spec.name,
+                "places": str(spec.places),
+                "shape": spec.shape,
+                "dtype": spec.dtype,
+                "raw_bytes_per_frame": weights[spec.name][0] / measured,
+                "stored_bytes_per_frame": weights[spec.name][1] / measured,
+            }
+            for spec in fingerprint.stored
+        ],
+    }

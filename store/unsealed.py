@@ -1,0 +1,60 @@
+"""The committed parts of an unfinished store, readable before it is sealed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.dump_plan import Plan
+from store.errors import DamagedStoreError
+from store.guard import check_metadata, refuse_links
+from store.layout import ROWS_PER_PART, store_metadata
+from store.part import PartRecord, record_path
+from store.schema import ArraySpec
+
+
+class UnsealedRows:
+    """The small targets of the committed parts.
+
+    Attributes:
+        row_of: Row of each committed token, in row order.
+        parts_done: Committed parts.
+        parts_total: Parts of the plan.
+    """
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self._root = root
+        self._plan = plan
+        records = [str(record_path(Path(), part)) for part in plan.parts]
+        shards = [key for layout in plan.maps for key in layout.chunk_keys]
+        refuse_links(root, [*store_metadata(plan.maps), *records, *shards])
+        check_metadata(root, plan.maps)
+        committed = [part for part in plan.parts if plan.record(root, part) is not None]
+        self.parts_done = len(committed)
+        self.parts_total = len(plan.parts)
+        self.row_of = {plan.rows[row].token: row for part in committed for row in part}
+        self._last: tuple[int, PartRecord] | None = None
+
+    def digests(self, row: int) -> npt.NDArray[np.uint32]:
+        """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
+        return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
+
+    def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
+        """A copy of the row's values of a ragged array."""
+        record = self._record(row)
+        ends = np.cumsum(record.counts[spec.places])
+        end = int(ends[row % ROWS_PER_PART])
+        count = int(record.counts[spec.places][row % ROWS_PER_PART])
+        return record.values[spec.name][end - count : end].copy()
+
+    def _record(self, row: int) -> PartRecord:
+        index = row // ROWS_PER_PART
+        if self._last is None or self._last[0] != index:
+            record = self._plan.record(self._root, self._plan.parts[index])
+            if record is None:
+                raise DamagedStoreError(
+                    f"part {index} of {self._root} was committed and is gone; resume the dump"
+                )
+            self._last = (index, record)
+        return self._last[1]
