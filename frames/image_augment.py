@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class ImageAugmentConfig(BaseModel):
     rotation: float = Field(0.0, ge=0, le=180)
 
     @model_validator(mode="after")
-    def _resize_in_order(self) -> Self:
+    def _resize_in_order(self) -> "ImageAugmentConfig":
         if self.resize[0] > self.resize[1]:
             raise ValueError(f"resize is (smallest, largest), got {self.resize}; swap them")
         return self

@@ -113,6 +113,13 @@ class Training(pl.LightningModule, ABC):
         return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(left, 1.0)))))
 
 
+def seed_run(seed: int, threads: int | None) -> None:
+    """Seed the initial weights and set the CPU threads."""
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def fit(
     training: Training,
     data: Dataset[Any],

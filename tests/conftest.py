@@ -3,5 +3,5 @@
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["frames", "store", "nets", "runs", "teacher_dump", "student_train"], "beartype.beartype"
+    ["commands", "frames", "store", "nets", "runs", "teacher_dump", "student_train"], "beartype.beartype"
 )

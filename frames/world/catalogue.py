@@ -20,7 +20,7 @@ class Kind:
         name: Detection class.
         categories: Fine nuScenes categories to draw from.
         size: Mean (length, width, height), metres; nuScenes' own means, trailers shorter.
-        share: Share of a scene's objects.
+        share: Share of a scene's objects; towed trailers bring a truck besides.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("construction_vehicle", ("vehicle.construction",), (6.4, 2.8, 3.2), 0.03),
-        Kind("barrier", ("movable_object.barrier",), (0.5, 2.5, 1.0), 0.10),
+        Kind("construction_vehicle", ("vehicle.construction",), (6.4, 2.8, 3.2), 0.02),
+        Kind("barrier", ("movable_object.barrier",), (0.5, 2.5, 1.0), 0.09),
         Kind("traffic_cone", ("movable_object.trafficcone",), (0.42, 0.42, 1.0), 0.07),
-        Kind("trailer", ("vehicle.trailer",), (9.0, 2.7, 3.6), 0.03),
-        Kind("bus", ("vehicle.bus.rigid",), (10.5, 2.8, 3.4), 0.04),
-        Kind("truck", ("vehicle.truck",), (6.9, 2.5, 2.85), 0.06),
-        Kind("car", ("vehicle.car",), (4.6, 1.95, 1.72), 0.34),
+        Kind("trailer", ("vehicle.trailer",), (9.0, 2.7, 3.6), 0.015),
+        Kind("bus", ("vehicle.bus.rigid",), (10.5, 2.8, 3.4), 0.02),
+        Kind("truck", ("vehicle.truck",), (6.9, 2.5, 2.85), 0.03),
+        Kind("car", ("vehicle.car",), (4.6, 1.95, 1.72), 0.385),
         Kind("motorcycle", ("vehicle.motorcycle",), (2.1, 0.8, 1.5), 0.05),
         Kind("bicycle", ("vehicle.bicycle",), (1.75, 0.62, 1.5), 0.06),
         Kind(
@@ -51,7 +51,7 @@ KINDS = {
                 "human.pedestrian.child",
             ),
             (0.72, 0.66, 1.75),
-            0.22,
+            0.26,
         ),
     )
 }

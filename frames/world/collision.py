@@ -10,7 +10,7 @@ def touches(
     others: Float64[np.ndarray, "m t 3"],
     sizes: Float64[np.ndarray, "m 2"],
     gap: float,
-) -> Bool[np.ndarray, "m"]:
+) -> Bool[np.ndarray, " m"]:
     """Whether a body comes closer than about ``gap`` to each of the others at any time.
 
     Args:
@@ -35,11 +35,11 @@ def touches(
 
 def _separated(
     offset: Float64[np.ndarray, "n 2"],
-    yaw: Float64[np.ndarray, "n"],
-    turn: Float64[np.ndarray, "n"],
+    yaw: Float64[np.ndarray, " n"],
+    turn: Float64[np.ndarray, " n"],
     size: Float64[np.ndarray, "#n 2"],
     other: Float64[np.ndarray, "#n 2"],
-) -> Bool[np.ndarray, "n"]:
+) -> Bool[np.ndarray, " n"]:
     """Whether an axis of the rectangles at ``yaw`` separates them from those ``offset`` away."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     ahead = np.abs(offset[:, 0] * cos + offset[:, 1] * sin)

@@ -37,7 +37,7 @@ class WorldConfig(BaseModel):
     beams: Annotated[int, Field(ge=2)] = 32
     azimuth_steps: Annotated[int, Field(ge=36)] = 540
     lidar_range: Annotated[float, Field(ge=10, le=80)] = 40.0
-    objects_per_frame: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=200)]] = (42, 60)
+    objects_per_frame: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=200)]] = (40, 58)
 
     @model_validator(mode="after")
     def _check(self) -> "WorldConfig":

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from frames.errors import DataError
 from frames.world.config import SPLITS, WorldConfig, version_folder
 from frames.world.nuscenes_tree import SceneWriter, Tables
 from frames.world.vocabulary import MAP_FILE, vocabulary
@@ -22,7 +23,7 @@ MAP_PIXELS = 256
 SceneJob = tuple[WorldConfig, Path, str, int]
 
 
-class WorldMismatchError(Exception):
+class WorldMismatchError(DataError):
     """A folder holds another world than the one asked for."""
 
 

@@ -53,7 +53,7 @@ class Street:
     """
 
     road: Road
-    times: Float64[np.ndarray, "t"]
+    times: Float64[np.ndarray, " t"]
     low: float
     high: float
     rng: np.random.Generator
@@ -158,7 +158,7 @@ def _works(street: Street, kind: Kind) -> list[Body]:
     """A machine standing at the roadside or creeping along the outer lane."""
     if street.chance(0.25):
         return [_body(street, kind, _lane_track(street, OUTER_LANE, (0.6, 2.0)))]
-    left = street.side() * float(street.rng.choice([OUTER_LANE, PARKING, 17.0]))
+    left = street.side() * float(street.rng.choice([PARKING, 17.0, 19.0]))
     yaw = float(street.rng.uniform(-math.pi, math.pi))
     yaw = yaw if abs(left) > PAVEMENT_EDGE else yaw / 8
     return [_body(street, kind, still(street.times, street.along(), left, yaw), parked=True)]
@@ -169,7 +169,7 @@ def _row(street: Street, kind: Kind) -> list[Body]:
     count = int(street.rng.integers(4, 8))
     spacing = kind.size[1] * 1.35 if kind.name == "barrier" else float(street.rng.uniform(1.5, 3.0))
     side, start = street.side(), street.along()
-    left = side * float(street.rng.choice([LANE + 0.4, LANES_EDGE + 0.4, KERB + 0.6]))
+    left = side * float(street.rng.choice([LANE + 0.4, LANES_EDGE + 0.4]))
     slant = float(street.rng.uniform(-0.08, 0.08))
     row = []
     for index in range(count):
@@ -230,10 +230,10 @@ MANNERS: dict[str, tuple[tuple[float, Proposal], ...]] = {
     "construction_vehicle": ((1.0, _works),),
     "barrier": ((1.0, _row),),
     "traffic_cone": ((1.0, _row),),
-    "trailer": ((0.45, _kerbside), (0.55, _towed)),
-    "bus": ((0.25, _kerbside), (0.65, _driving), (0.10, _crossing)),
-    "truck": ((0.35, _kerbside), (0.50, _driving), (0.15, _crossing)),
-    "car": ((0.40, _kerbside), (0.20, _lot), (0.30, _driving), (0.10, _crossing)),
+    "trailer": ((0.50, _kerbside), (0.50, _towed)),
+    "bus": ((0.15, _kerbside), (0.70, _driving), (0.15, _crossing)),
+    "truck": ((0.20, _kerbside), (0.60, _driving), (0.20, _crossing)),
+    "car": ((0.20, _kerbside), (0.15, _lot), (0.50, _driving), (0.15, _crossing)),
     "motorcycle": ((1.0, _cycle),),
     "bicycle": ((1.0, _cycle),),
     "pedestrian": ((1.0, _walking),),
@@ -249,5 +249,7 @@ def propose(street: Street, kind: str) -> list[Body]:
     """
     if kind not in MANNERS:
         return _scenery(street, kind)
-    weights, manners = zip(*MANNERS[kind], strict=True)
-    return manners[street.rng.choice(len(manners), p=weights)](street, KINDS[kind])
+    weights = [weight for weight, _ in MANNERS[kind]]
+    manners = [manner for _, manner in MANNERS[kind]]
+    manner = manners[int(street.rng.choice(len(manners), p=weights))]
+    return manner(street, KINDS[kind])

@@ -33,8 +33,8 @@ class Solids:
 
     centre: Float32[np.ndarray, "p 3"]
     half: Float32[np.ndarray, "p 3"]
-    owner: Int64[np.ndarray, "p"]
-    starts: Int64[np.ndarray, "s"]
+    owner: Int64[np.ndarray, " p"]
+    starts: Int64[np.ndarray, " s"]
 
     @classmethod
     def gather(cls, shapes: list[Float[np.ndarray, "_ 6"]]) -> "Solids":
@@ -89,7 +89,7 @@ class Hits:
     part: Int32[np.ndarray, "rows cols"]
     face: Int8[np.ndarray, "rows cols"]
     cosine: Float32[np.ndarray, "rows cols"]
-    unhidden: Int64[np.ndarray, "g"]
+    unhidden: Int64[np.ndarray, " g"]
 
 
 def ground_depth(
@@ -145,7 +145,7 @@ def camera_windows(
 
 
 def azimuth_windows(
-    corners: Float32[np.ndarray, "g 8 3"], elevations: Float64[np.ndarray, "rows"], steps: int
+    corners: Float32[np.ndarray, "g 8 3"], elevations: Float64[np.ndarray, " rows"], steps: int
 ) -> Int64[np.ndarray, "w 5"]:
     """Windows of a spinning LiDAR's grid that cover the solids.
 
@@ -179,8 +179,8 @@ def azimuth_windows(
 
 
 def _elevation_rows(
-    corners: Float32[np.ndarray, "g 8 3"], elevations: Float64[np.ndarray, "rows"]
-) -> tuple[Int64[np.ndarray, "g"], Int64[np.ndarray, "g"]]:
+    corners: Float32[np.ndarray, "g 8 3"], elevations: Float64[np.ndarray, " rows"]
+) -> tuple[Int64[np.ndarray, " g"], Int64[np.ndarray, " g"]]:
     """First row and last row + 1 that could meet upright bounding boxes; may be generous."""
     middle = corners.mean(1)[:, None, :2]
     far = np.linalg.norm(corners[..., :2], axis=-1).max(1)
@@ -240,11 +240,11 @@ def _slab(
     centre: Float32[np.ndarray, "k 3"],
     half: Float32[np.ndarray, "k 3"],
 ) -> tuple[
-    Int64[np.ndarray, "h"],
-    Float32[np.ndarray, "h"],
-    Int64[np.ndarray, "h"],
-    Int64[np.ndarray, "h"],
-    Float32[np.ndarray, "h"],
+    Int64[np.ndarray, " h"],
+    Float32[np.ndarray, " h"],
+    Int64[np.ndarray, " h"],
+    Int64[np.ndarray, " h"],
+    Float32[np.ndarray, " h"],
 ]:
     """Which rays meet which of k axis-aligned boxes first (slab test).
 

@@ -56,7 +56,7 @@ class Road:
 
 
 def ground_colour(
-    along: Float[np.ndarray, "n"], left: Float[np.ndarray, "n"], crossing: float
+    along: Float[np.ndarray, " n"], left: Float[np.ndarray, " n"], crossing: float
 ) -> Float[np.ndarray, "n 3"]:
     """RGB in 0..1 of ground points in street coordinates: asphalt, markings, pavement, grass."""
     side = np.abs(left)

@@ -20,7 +20,7 @@ EGO_GAP, GAP = 0.6, 0.2
 TRIES = 15
 # Objects stand this much further along the street than they are annotated, metres.
 BEYOND = 8.0
-SCENERY_PER_100_M = {"building": 7.0, "wall": 4.0, "tree": 9.0}
+SCENERY_PER_100_M = {"building": 6.0, "wall": 2.0, "tree": 7.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Scene:
     states: Float64[np.ndarray, "g t 3"]
     solids: Solids
     colours: Float32[np.ndarray, "p 3"]
-    reflectivity: Float32[np.ndarray, "p"]
+    reflectivity: Float32[np.ndarray, " p"]
 
 
 def scene_rng(config: WorldConfig, split: str, index: int, *stream: int) -> np.random.Generator:
@@ -72,7 +72,7 @@ def build_scene(config: WorldConfig, split: str, index: int) -> Scene:
     street = Street(road, times, float(driven[0]) - margin, float(driven[-1]) + margin, rng)
     bodies = _populate(config, street, road.to_global(ego))
     return Scene(
-        f"{config.scene_names(split)[index]}",
+        config.scene_names(split)[index],
         road,
         road.to_global(ego),
         tuple(bodies),
@@ -124,4 +124,4 @@ def _fitting(
 def _on_street(street: Street, body: Body) -> bool:
     """Whether scenery would block the side street."""
     along, _ = street.road.from_global(body.states[:1, 0], body.states[:1, 1])
-    return abs(float(along[0]) - street.road.crossing) < body.size[0] / 2 + 6
+    return abs(float(along[0]) - street.road.crossing) < float(body.size[0]) / 2 + 6

@@ -67,7 +67,7 @@ class Sensor:
     ego_from_sensor: SE3
     lead_us: int
     image_from_cam: Float64[np.ndarray, "3 3"] | None
-    elevations: Float64[np.ndarray, "e"]
+    elevations: Float64[np.ndarray, " e"]
     directions: Float32[np.ndarray, "rows cols 3"]
     ground: Float32[np.ndarray, "rows cols"]
 
@@ -107,7 +107,7 @@ def _sensor(
     lead_us: int,
     intrinsic: Float64[np.ndarray, "3 3"] | None,
     directions: Float64[np.ndarray, "rows cols 3"],
-    elevations: Float64[np.ndarray, "e"],
+    elevations: Float64[np.ndarray, " e"],
 ) -> Sensor:
     rays = directions.astype(np.float32)
     up, height = pose.rotation[2], float(pose.translation[2])

@@ -31,20 +31,19 @@ class Shape:
 
     parts: Float32[np.ndarray, "k 6"]
     colours: Float32[np.ndarray, "k 3"]
-    reflectivity: Float32[np.ndarray, "k"]
+    reflectivity: Float32[np.ndarray, " k"]
 
 
-def _sides(
-    x0: float, x1: float, inner: float, outer: float, z0: float, z1: float, c: str
-) -> list[Part]:
-    """The same part on the right and on the left."""
-    return [(x0, x1, -outer, -inner, z0, z1, c), (x0, x1, inner, outer, z0, z1, c)]
+def _both(left: Part) -> list[Part]:
+    """A part on the left, and the same on the right."""
+    x0, x1, y0, y1, z0, z1, colour = left
+    return [left, (x0, x1, -y1, -y0, z0, z1, colour)]
 
 
 def _lights(z: float, inner: float = 0.26, outer: float = 0.46) -> list[Part]:
     """White lamps at the very front, red ones at the very back."""
-    front = _sides(0.47, 0.5, inner, outer, z, z + 0.13, "lamp")
-    return front + _sides(-0.5, -0.47, inner, outer, z, z + 0.16, "tail")
+    front = _both((0.47, 0.5, inner, outer, z, z + 0.13, "lamp"))
+    return front + _both((-0.5, -0.47, inner, outer, z, z + 0.16, "tail"))
 
 
 def _car(rng: np.random.Generator) -> list[Part]:
@@ -56,8 +55,8 @@ def _car(rng: np.random.Generator) -> list[Part]:
         (back, screen, -0.43, 0.43, 0.60, 0.93, "glass"),
         (back + 0.02, screen - 0.05, -0.41, 0.41, 0.93, 1.0, "paint"),
         *_lights(hood - 0.15),
-        *_sides(0.22, 0.38, 0.38, 0.5, 0.0, 0.36, "tyre"),
-        *_sides(-0.38, -0.22, 0.38, 0.5, 0.0, 0.36, "tyre"),
+        *_both((0.22, 0.38, 0.38, 0.5, 0.0, 0.36, "tyre")),
+        *_both((-0.38, -0.22, 0.38, 0.5, 0.0, 0.36, "tyre")),
     ]
 
 
@@ -69,8 +68,8 @@ def _truck(rng: np.random.Generator) -> list[Part]:
         (-0.49, 0.23, -0.5, 0.5, 0.28, 1.0, "second"),
         (-0.49, 0.45, -0.35, 0.35, 0.14, 0.28, "dark"),
         *_lights(0.20),
-        *_sides(0.28, 0.42, 0.38, 0.5, 0.0, 0.28, "tyre"),
-        *_sides(-0.42, -0.12, 0.38, 0.5, 0.0, 0.28, "tyre"),
+        *_both((0.28, 0.42, 0.38, 0.5, 0.0, 0.28, "tyre")),
+        *_both((-0.42, -0.12, 0.38, 0.5, 0.0, 0.28, "tyre")),
     ]
 
 
@@ -78,11 +77,11 @@ def _bus(_: np.random.Generator) -> list[Part]:
     return [
         (-0.49, 0.49, -0.49, 0.49, 0.10, 0.92, "paint"),
         (0.49, 0.5, -0.45, 0.45, 0.34, 0.86, "glass"),
-        *_sides(-0.44, 0.44, 0.485, 0.5, 0.46, 0.76, "glass"),
+        *_both((-0.44, 0.44, 0.485, 0.5, 0.46, 0.76, "glass")),
         (-0.45, -0.10, -0.36, 0.36, 0.92, 1.0, "metal"),
         *_lights(0.14),
-        *_sides(0.26, 0.36, 0.40, 0.5, 0.0, 0.24, "tyre"),
-        *_sides(-0.34, -0.24, 0.40, 0.5, 0.0, 0.24, "tyre"),
+        *_both((0.26, 0.36, 0.40, 0.5, 0.0, 0.24, "tyre")),
+        *_both((-0.34, -0.24, 0.40, 0.5, 0.0, 0.24, "tyre")),
     ]
 
 
@@ -91,29 +90,29 @@ def _trailer(_: np.random.Generator) -> list[Part]:
         (-0.49, 0.42, -0.5, 0.5, 0.28, 1.0, "second"),
         (0.42, 0.5, -0.10, 0.10, 0.22, 0.30, "dark"),
         (-0.48, 0.42, -0.30, 0.30, 0.18, 0.28, "dark"),
-        *_sides(-0.5, -0.48, 0.30, 0.48, 0.30, 0.36, "tail"),
-        *_sides(-0.42, -0.14, 0.36, 0.5, 0.0, 0.26, "tyre"),
-        *_sides(0.30, 0.34, 0.20, 0.28, 0.0, 0.28, "metal"),
+        *_both((-0.5, -0.48, 0.30, 0.48, 0.30, 0.36, "tail")),
+        *_both((-0.42, -0.14, 0.36, 0.5, 0.0, 0.26, "tyre")),
+        *_both((0.30, 0.34, 0.20, 0.28, 0.0, 0.28, "metal")),
     ]
 
 
 def _construction_vehicle(_: np.random.Generator) -> list[Part]:
     return [
-        *_sides(-0.45, 0.22, 0.26, 0.5, 0.0, 0.28, "tyre"),
+        *_both((-0.45, 0.22, 0.26, 0.5, 0.0, 0.28, "tyre")),
         (-0.5, 0.10, -0.42, 0.42, 0.28, 0.58, "yellow"),
         (-0.12, 0.12, 0.02, 0.42, 0.58, 1.0, "glass"),
         (0.02, 0.44, -0.28, -0.10, 0.62, 0.76, "yellow"),
         (0.36, 0.44, -0.28, -0.10, 0.30, 0.62, "yellow"),
         (0.32, 0.5, -0.44, 0.20, 0.04, 0.30, "metal"),
-        *_sides(-0.5, -0.49, 0.25, 0.40, 0.34, 0.46, "tail"),
+        *_both((-0.5, -0.49, 0.25, 0.40, 0.34, 0.46, "tail")),
     ]
 
 
 def _rider(z: float) -> list[Part]:
     return [
-        *_sides(-0.05, 0.10, 0.12, 0.28, 0.25, z, "trousers"),
+        *_both((-0.05, 0.10, 0.12, 0.28, 0.25, z, "trousers")),
         (-0.20, 0.04, -0.34, 0.34, z - 0.05, 0.84, "cloth"),
-        *_sides(0.02, 0.22, 0.26, 0.38, 0.64, 0.72, "cloth"),
+        *_both((0.02, 0.22, 0.26, 0.38, 0.64, 0.72, "cloth")),
         (-0.12, 0.02, -0.17, 0.17, 0.84, 1.0, "hair"),
         (0.02, 0.05, -0.15, 0.15, 0.84, 0.97, "skin"),
     ]
@@ -152,7 +151,7 @@ def _pedestrian(rng: np.random.Generator) -> list[Part]:
         (stride - 0.18, stride + 0.14, 0.04, 0.30, 0.0, 0.48, "trousers"),
         (-stride - 0.18, -stride + 0.14, -0.30, -0.04, 0.0, 0.48, "trousers"),
         (-0.20, 0.20, -0.34, 0.34, 0.46, 0.84, "cloth"),
-        *_sides(-0.10, 0.5, 0.34, 0.5, 0.50, 0.62, "cloth"),
+        *_both((-0.10, 0.5, 0.34, 0.5, 0.50, 0.62, "cloth")),
         (-0.16, 0.10, -0.16, 0.16, 0.84, 1.0, "hair"),
         (0.10, 0.18, -0.15, 0.15, 0.85, 0.97, "skin"),
     ]
@@ -170,7 +169,7 @@ def _traffic_cone(_: np.random.Generator) -> list[Part]:
 def _barrier(_: np.random.Generator) -> list[Part]:
     return [
         (-0.5, 0.5, -0.5, 0.5, 0.0, 0.25, "metal"),
-        *_sides(-0.2, 0.2, 0.17, 0.5, 0.25, 1.0, "red"),
+        *_both((-0.2, 0.2, 0.17, 0.5, 0.25, 1.0, "red")),
         (-0.2, 0.2, -0.17, 0.17, 0.25, 1.0, "white"),
     ]
 

@@ -11,7 +11,7 @@ STEP = 0.05
 LEAD = 0.1
 
 
-def clock(duration: float) -> Float64[np.ndarray, "t"]:
+def clock(duration: float) -> Float64[np.ndarray, " t"]:
     """Times of a scene's poses, seconds after its first key frame."""
     return np.arange(round((duration + 2 * LEAD) / STEP) + 1) * STEP - LEAD
 
@@ -25,15 +25,15 @@ def at(states: Float64[np.ndarray, "g t 3"], time: float) -> Float64[np.ndarray,
 
 
 def still(
-    times: Float64[np.ndarray, "t"], along: float, left: float, yaw: float
+    times: Float64[np.ndarray, " t"], along: float, left: float, yaw: float
 ) -> Float64[np.ndarray, "t 3"]:
     """Standing at a place."""
     return np.tile(np.array([along, left, yaw]), (len(times), 1))
 
 
 def distance(
-    times: Float64[np.ndarray, "t"], speed: float, acceleration: float
-) -> Float64[np.ndarray, "t"]:
+    times: Float64[np.ndarray, " t"], speed: float, acceleration: float
+) -> Float64[np.ndarray, " t"]:
     """Metres driven since time 0; braking ends at a stop."""
     if acceleration < 0:
         times = np.minimum(times, -speed / acceleration)
@@ -41,7 +41,7 @@ def distance(
 
 
 def straight(
-    driven: Float64[np.ndarray, "t"], start: tuple[float, float], yaw: float
+    driven: Float64[np.ndarray, " t"], start: tuple[float, float], yaw: float
 ) -> Float64[np.ndarray, "t 3"]:
     """Along a line of the street's coordinates; such a line along a lane bends with the street."""
     along = start[0] + driven * math.cos(yaw)
@@ -50,7 +50,7 @@ def straight(
 
 
 def turning(
-    driven: Float64[np.ndarray, "t"], corner: tuple[float, float], radius: float, side: int
+    driven: Float64[np.ndarray, " t"], corner: tuple[float, float], radius: float, side: int
 ) -> Float64[np.ndarray, "t 3"]:
     """From driving along the street into the side street.
 
@@ -69,4 +69,6 @@ def turning(
 
 def opposite(track: Float64[np.ndarray, "t 3"], crossing: float) -> Float64[np.ndarray, "t 3"]:
     """The same motion for the traffic that comes the other way: half a turn about the crossing."""
-    return np.array([2 * crossing, 0.0, math.pi]) + track * np.array([-1.0, -1.0, 1.0])
+    turned = track * np.array([-1.0, -1.0, 1.0])
+    turned += np.array([2 * crossing, 0.0, math.pi])
+    return turned

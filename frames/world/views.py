@@ -40,7 +40,7 @@ class View:
 
     hits: Hits
     global_from_sensor: SE3
-    yaws: Float64[np.ndarray, "g"]
+    yaws: Float64[np.ndarray, " g"]
 
 
 def ego_pose(scene: Scene, time: float) -> SE3:
@@ -80,7 +80,7 @@ def look(scene: Scene, sensor: Sensor, time: float, sight: float) -> View:
     return View(hits, global_from_sensor, poses[:, 2])
 
 
-def visible_rays(scene: Scene, hits: Hits) -> Int64[np.ndarray, "g"]:
+def visible_rays(scene: Scene, hits: Hits) -> Int64[np.ndarray, " g"]:
     """How many rays meet each body first."""
     owners = scene.solids.owner[hits.part[hits.part >= 0]]
     return np.bincount(owners, minlength=len(scene.bodies)).astype(np.int64)
@@ -109,17 +109,19 @@ def image(
     noise = rng.standard_normal(picture.shape, dtype=np.float32)
     exposure = np.float32(rng.uniform(0.9, 1.1))
     picture = picture * exposure + PIXEL_NOISE * noise
-    return np.clip(picture * 255, 0, 255).astype(np.uint8)
+    shown: UInt8[np.ndarray, "rows cols 3"] = np.clip(picture * 255, 0, 255).astype(np.uint8)
+    return shown
 
 
-def _shade(yaws: Float64[np.ndarray, "g"]) -> Float32[np.ndarray, "g 6"]:
+def _shade(yaws: Float64[np.ndarray, " g"]) -> Float32[np.ndarray, "g 6"]:
     """Brightness of the six faces of upright bodies under the sun."""
     cos, sin = np.cos(yaws), np.sin(yaws)
     forward = SUN[0] * cos + SUN[1] * sin
     leftward = SUN[1] * cos - SUN[0] * sin
     up = np.full_like(cos, SUN[2])
     facing = np.stack([-forward, forward, -leftward, leftward, -up, up], axis=1)
-    return (AMBIENT + (1 - AMBIENT) * np.clip(facing, 0, 1)).astype(np.float32)
+    shade: Float32[np.ndarray, "g 6"] = np.clip(facing, 0, 1).astype(np.float32)
+    return AMBIENT + (1 - AMBIENT) * shade
 
 
 def points(

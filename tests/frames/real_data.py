@@ -15,7 +15,8 @@ MINI = Path(__file__).parents[3] / "shared" / "data" / "nuscenes_mini"
 def real(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that needs the real samples; skip it where they are absent."""
     absent = pytest.mark.skipif(not MINI.is_dir(), reason=f"no real nuScenes samples at {MINI}")
-    return pytest.mark.real(absent(test))
+    marked: Callable[..., None] = pytest.mark.real(absent(test))
+    return marked
 
 
 def real_config(split: str, **changes: Any) -> NuScenesConfig:

@@ -1,0 +1,252 @@
+"""Command line: a world, a teacher, its cache, students, official scores."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pydantic import BaseModel
+from rich.traceback import install as pretty_tracebacks
+
+from commands import steps
+from commands.demo import run_demo
+from commands.info import describe
+from commands.progress import console
+from commands.tables import class_table, scores_table
+from frames.errors import DataError
+from frames.nuscenes import NuScenesConfig
+from frames.world.config import WorldConfig
+from runs.checkpoint import CheckpointError, load_checkpoint
+from runs.config import ConfigError, load_config
+from store.errors import CacheError
+from store.reader import open_cache
+from store.schema import Coverage
+from student_train.config import StudentRun
+from student_train.methods import METHODS, parse_methods
+from student_train.train import train_student
+from teacher_dump.config import TeacherRun
+from teacher_dump.protocol import TeacherError, load_teacher
+from teacher_dump.teachers import OWN_TEACHER
+from teacher_dump.train import train_teacher
+
+# What a user can cause: one line on the console, exit code 1. Anything else is our fault.
+USER_ERRORS = (
+    *(CacheError, CheckpointError, ConfigError, DataError, TeacherError),
+    *(FloatingPointError, ModuleNotFoundError),
+)
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run a LiDAR teacher once, share its cache, train camera students from it.",
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="The run's TOML.")]
+OutDir = Annotated[Path, typer.Option(help="Folder for the result.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of the TOML's.")]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
+PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
+
+
+@app.command()
+def demo(
+    out: OutDir = Path("demo_out"),
+    configs: Annotated[Path, typer.Option(help="Folder of the demo's TOMLs.")] = Path("configs"),
+    methods: Annotated[str, typer.Option(help="Students to train, comma-separated.")] = (
+        "none,xgd,imitation"
+    ),
+) -> None:
+    """The whole idea in minutes: world, teacher, cache, students with and without it, scores."""
+    run_demo(configs, out, methods.split(","))
+
+
+@app.command()
+def make_world(
+    config: ConfigPath,
+    out: OutDir,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    print_config: PrintConfig = False,
+) -> None:
+    """Write a procedural world as a genuine nuScenes tree."""
+    world = load_config(config, WorldConfig)
+    if not _printed(world, print_config):
+        steps.make_world(world, out, workers)
+
+
+@app.command("train-teacher")
+def train_teacher_command(
+    config: ConfigPath,
+    out: OutDir,
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    print_config: PrintConfig = False,
+) -> None:
+    """Train a LiDAR teacher; writes OUT/teacher.pt."""
+    run = load_config(config, TeacherRun, data__root=data_root)
+    if not _printed(run, print_config):
+        path = train_teacher(run, _run_folder(out, run, resume), resume=resume, device=device)
+        _report_training(path)
+
+
+@app.command("dump-teacher")
+def dump_teacher(
+    config: ConfigPath,
+    out: OutDir,
+    checkpoint: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
+    teacher: Annotated[
+        str, typer.Option(help="package.module:factory of your own teacher.")
+    ] = OWN_TEACHER,
+    methods: Annotated[
+        str, typer.Option(help="Store what these read: names joined with a comma.")
+    ] = ",".join(METHODS),
+    coverage: Annotated[
+        Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
+    ] = Coverage.FOREGROUND,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames the teacher sees at once.")] = 4,
+    data_root: DataRoot = None,
+    limit: Limit = None,
+    resume: Resume = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Run a teacher once over the data of a STUDENT's TOML and write its cache to OUT."""
+    run = load_config(config, StudentRun, data__root=data_root)
+    run = run.model_copy(update={"method": _method("+".join(methods.split(",")))})
+    steps.dump_teacher(
+        load_teacher(teacher, checkpoint, _device(device)),
+        run,
+        out,
+        coverage=coverage,
+        batch_size=batch_size,
+        limit=limit,
+        resume=resume,
+        dry_run=dry_run,
+    )
+
+
+@app.command("train-student")
+def train_student_command(
+    config: ConfigPath,
+    out: OutDir,
+    method: Annotated[
+        str, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
+    ] = "none",
+    store: Annotated[Path | None, typer.Option(help="The teacher's cache.")] = None,
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    print_config: PrintConfig = False,
+) -> None:
+    """Train a camera student; writes OUT/student.pt."""
+    run = load_config(config, StudentRun, data__root=data_root)
+    run = run.model_copy(update={"method": _method(method)})
+    if _printed(run, print_config):
+        return
+    if run.method_configs and store is None:
+        raise typer.BadParameter(f"--method {method} reads a cache: give it with --store")
+    cache = open_cache(store) if store is not None and run.method_configs else None
+    folder = _run_folder(out, run, resume)
+    _report_training(train_student(run, cache, folder, resume=resume, device=device))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A teacher.pt or student.pt.")],
+    out: OutDir,
+    split: Annotated[str | None, typer.Option(help="Split, instead of the training one.")] = None,
+    data_root: DataRoot = None,
+    version: Annotated[str | None, typer.Option(help="Version folder, if another.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
+    limit: Limit = None,
+    device: Device = "auto",
+) -> None:
+    """Score a checkpoint with nuScenes' own evaluator and draw some frames."""
+    detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
+    changes = {"split": split, "root": data_root, "version": version}
+    data: NuScenesConfig = detector.data.model_copy(
+        update={key: value for key, value in changes.items() if value is not None}
+    )
+    result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit)
+    console.print(scores_table({checkpoint.stem: result.scores}))
+    console.print(class_table(result.scores))
+    for path in result.pictures:
+        console.print(f"picture {path}")
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A cache or a checkpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what a cache or a checkpoint holds."""
+    facts = describe(path)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        console.print(facts)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one clear message and exit code 1."""
+    pretty_tracebacks(console=console, show_locals=False)
+    try:
+        app(standalone_mode=True)
+    except USER_ERRORS as error:
+        console.print(f"[bold red]error[/]: {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; continue with --resume")
+        sys.exit(INTERRUPTED)
+
+
+def _printed(config: BaseModel, wanted: bool) -> bool:
+    if wanted:
+        typer.echo(config.model_dump_json(indent=2))
+    return wanted
+
+
+def _method(text: str) -> str:
+    try:
+        parse_methods(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _run_folder(out: Path, run: BaseModel, resume: bool) -> Path:
+    """The folder of a training run; it belongs to one resolved config.
+
+    Raises:
+        ConfigError: It holds another run, or an earlier one and ``--resume`` was not given.
+    """
+    record, text = out / "config.json", run.model_dump_json(indent=2)
+    if record.is_file():
+        if not resume:
+            raise ConfigError(f"{out} holds a run already: continue it with --resume, or name another")
+        if record.read_text() != text:
+            raise ConfigError(f"{out} was begun with another config ({record}); name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(text)
+    return out
+
+
+def _report_training(path: Path | None) -> None:
+    if path is None:
+        raise KeyboardInterrupt
+    console.print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The steps of the main job, each with its progress on the console."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from commands.progress import console, progress_bar
+from commands.tables import human_bytes, plan_table
+from frames.detections import Detections
+from frames.frame import Frame
+from frames.grid import BEVGrid
+from frames.nuscenes import NuScenesConfig, read_frames
+from frames.scoring import Scores, score_nuscenes
+from frames.world.config import WorldConfig
+from frames.world.generate import write_world
+from runs.checkpoint import Checkpoint
+from runs.config import parse_config
+from runs.evaluate import Detect, detect_all, draw_pictures
+from store.reader import open_cache
+from store.schema import Coverage
+from student_train.config import StudentRun
+from student_train.data import check_cameras
+from student_train.detector import StudentDetector
+from student_train.train import needs_of
+from teacher_dump.config import TeacherRun
+from teacher_dump.dump import dump, plan_dump
+from teacher_dump.protocol import Teacher
+from teacher_dump.teachers import CenterPointTeacher
+
+
+def make_world(config: WorldConfig, root: Path, workers: int) -> None:
+    """Write a procedural world; one of the same config is kept as it is."""
+    scenes = config.train_scenes + config.val_scenes
+    with progress_bar(f"world · {root}", scenes) as advance:
+        write_world(config, root, workers, on_scene=lambda _done, _total: advance(1))
+
+
+def dump_teacher(
+    teacher: Teacher,
+    run: StudentRun,
+    out: Path,
+    *,
+    coverage: Coverage = Coverage.FOREGROUND,
+    batch_size: int = 4,
+    limit: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Print what will be written, then run the teacher over the run's frames and write it."""
+    data = run.data.model_copy(update={"sweeps": teacher.info.sweeps})
+    frames = read_frames(data, limit)
+    plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
+    console.print(plan_table(plan.sizes))
+    free = shutil.disk_usage(next(p for p in [out, *out.absolute().parents] if p.exists())).free
+    total = sum(row.total for row in plan.sizes)
+    console.print(
+        f"{len(frames)} frames of {data.split} to {out}: at most {human_bytes(total)}; "
+        f"{human_bytes(free)} free on that disk"
+    )
+    if dry_run:
+        return
+    with progress_bar(f"dump · {teacher.info.identity.name}", len(frames)) as advance:
+        dump(
+            teacher,
+            frames,
+            plan.fingerprint,
+            out,
+            batch_size=batch_size,
+            resume=resume,
+            on_rows=advance,
+        )
+    stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    cache = open_cache(out)
+    console.print(
+        f"sealed {out}: {len(cache)} rows, {human_bytes(stored)} on disk "
+        f"({stored / len(cache):,.0f} bytes a frame), manifest {cache.manifest_hash[:12]}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What evaluating a checkpoint gives."""
+
+    scores: Scores
+    detections: dict[str, Detections]
+    pictures: list[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A checkpoint ready to run.
+
+    Attributes:
+        role: ``teacher`` or ``student``.
+        detect: Frames to detections.
+        data: The data its run was trained on.
+        grid: Its BEV grid.
+    """
+
+    role: str
+    detect: Detect
+    data: NuScenesConfig
+    grid: BEVGrid
+
+
+def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
+    """The network of either stage's checkpoint, in eval mode."""
+    source = f"checkpoint {checkpoint.sha256[:12]}"
+    if checkpoint.kind == "teacher":
+        teacher_run = parse_config(checkpoint.config, TeacherRun, source)
+        teacher = CenterPointTeacher(checkpoint, device)
+        return Detector("teacher", teacher.detect, teacher_run.data, teacher_run.teacher.grid)
+    run = parse_config(checkpoint.config, StudentRun, source)
+    student = StudentDetector(checkpoint, device)
+    return Detector("student", student.detect, run.data, run.student.grid)
+
+
+def evaluate(
+    detector: Detector,
+    data: NuScenesConfig,
+    out_dir: Path,
+    *,
+    pictures: int = 3,
+    limit: int | None = None,
+    beside: Mapping[str, Mapping[str, Detections]] | None = None,
+) -> Evaluation:
+    """Detect, score with the official evaluator, draw.
+
+    Args:
+        detector: From a checkpoint.
+        data: Frames to score.
+        out_dir: Results, metrics and pictures go here.
+        pictures: How many frames to draw.
+        limit: Only the first so many frames.
+        beside: Other detectors' detections to draw too, by name and token.
+    """
+    frames: list[Frame] = read_frames(data, limit)
+    if detector.role == "student":
+        check_cameras(frames, data.cameras)
+    with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
+        found = detect_all(detector.detect, frames, on_frames=advance)
+    with console.status("nuScenes evaluation"):
+        scores = score_nuscenes(data, frames, found, out_dir)
+    with console.status("pictures"):
+        drawn = draw_pictures(
+            frames,
+            {**(beside or {}), detector.role: found},
+            detector.grid,
+            out_dir / "pictures",
+            pictures,
+        )
+    return Evaluation(scores, found, drawn)

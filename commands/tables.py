@@ -1,0 +1,67 @@
+"""Tables for people."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from frames.scoring import Scores
+from store.plan import EstimateRow
+
+METRICS = {
+    "NDS": "nds",
+    "mAP": "mean_ap",
+    "mATE": "mate",
+    "mASE": "mase",
+    "mAOE": "maoe",
+    "mAVE": "mave",
+}
+
+
+def plan_table(sizes: Sequence[EstimateRow]) -> Table:
+    """What a dump will write, before compression."""
+    table = Table(title="planned arrays (before compression)")
+    for column in ("array", "shape", "dtype"):
+        table.add_column(column)
+    table.add_column("bytes / frame", justify="right")
+    table.add_column("total", justify="right")
+    for row in sizes:
+        table.add_row(
+            row.array, row.shape, row.dtype, f"{row.bytes_per_frame:,.0f}", human_bytes(row.total)
+        )
+    total = sum(row.total for row in sizes)
+    per_frame = sum(row.bytes_per_frame for row in sizes)
+    table.add_section()
+    table.add_row("all", "", "", f"{per_frame:,.0f}", human_bytes(total))
+    return table
+
+
+def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Table:
+    """Official metrics, a row a model; further columns map the row's name to a cell."""
+    table = Table(title="nuScenes detection metrics (official evaluator)")
+    table.add_column("model")
+    names = [*METRICS, *(name.replace("_", " ") for name in columns)]
+    for name in names:
+        table.add_column(name, justify="right")
+    for model, scores in rows.items():
+        values = [f"{getattr(scores, attribute):.3f}" for attribute in METRICS.values()]
+        table.add_row(model, *values, *(cells.get(model, "") for cells in columns.values()))
+    return table
+
+
+def class_table(scores: Scores) -> Table:
+    """AP of each class."""
+    table = Table(title="AP by class")
+    table.add_column("class")
+    table.add_column("AP", justify="right")
+    for name, value in scores.class_ap.items():
+        table.add_row(name, f"{value:.3f}")
+    return table
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 kB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

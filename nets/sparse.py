@@ -1,0 +1,26 @@
+"""spconv, imported once, with its import warnings silenced and its CPU algorithm chosen."""
+
+import warnings
+from typing import Literal
+
+import torch
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", r"`torch\.cuda\.amp\.custom_(fwd|bwd)", FutureWarning)
+    warnings.filterwarnings("ignore", r"'locale\.getdefaultlocale'", DeprecationWarning)
+    from spconv import pytorch as spconv
+    from spconv.core import ConvAlgo
+
+__all__ = ["Algorithm", "conv_algorithm", "spconv"]
+
+Algorithm = Literal["auto", "native", "default"]
+
+
+def conv_algorithm(algorithm: Algorithm) -> ConvAlgo | None:
+    """spconv's ``algo`` argument; "auto" is "native" where there is no CUDA device.
+
+    Only "native" runs on a CPU; None lets spconv take its implicit GEMM, which needs CUDA.
+    """
+    if algorithm == "native" or (algorithm == "auto" and not torch.cuda.is_available()):
+        return ConvAlgo.Native
+    return None

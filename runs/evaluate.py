@@ -1,0 +1,79 @@
+"""Run a detector over frames, score it officially, draw it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from frames.detections import Detections
+from frames.draw import Layer, draw_frame
+from frames.frame import Frame
+from frames.grid import BEVGrid
+from frames.loading import load_points
+
+Detect = Callable[[Sequence[Frame]], list[Detections]]
+
+# Colour-blind safe (Okabe and Ito).
+COLOURS = {"ground truth": "#56d364", "teacher": "#56b4e9", "student": "#e69f00"}
+MIN_DRAWN_SCORE = 0.2
+
+
+def detect_all(
+    detect: Detect,
+    frames: Sequence[Frame],
+    *,
+    batch_size: int = 8,
+    on_frames: Callable[[int], None] = lambda frames: None,
+) -> dict[str, Detections]:
+    """Detections by token; ``on_frames`` is told how many more frames are done."""
+    found: dict[str, Detections] = {}
+    for start in range(0, len(frames), batch_size):
+        batch = frames[start : start + batch_size]
+        found |= {f.token: d for f, d in zip(batch, detect(batch), strict=True)}
+        on_frames(len(batch))
+    return found
+
+
+def draw_pictures(
+    frames: Sequence[Frame],
+    found: Mapping[str, Mapping[str, Detections]],
+    grid: BEVGrid,
+    out_dir: Path,
+    count: int,
+) -> list[Path]:
+    """PNGs of ``count`` frames spread evenly: cameras, points, ground truth and detections.
+
+    Args:
+        frames: To choose from.
+        found: Detections by token, by the detector's name ("teacher", "student").
+        grid: Range of the ground plane.
+        out_dir: Made if need be.
+        count: Number of pictures.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    count = min(count, len(frames))
+    chosen = [frames[(2 * k + 1) * len(frames) // (2 * count)] for k in range(count)]
+    paths = []
+    for frame in chosen:
+        layers = [
+            Layer(
+                name="ground truth",
+                colour=COLOURS["ground truth"],
+                boxes=frame.boxes.values,
+                labels=frame.boxes.labels,
+            )
+        ]
+        layers += [_layer(name, by_token[frame.token]) for name, by_token in found.items()]
+        path = out_dir / f"{frame.token}.png"
+        draw_frame(frame, path, points=load_points(frame), layers=layers, grid=grid)
+        paths.append(path)
+    return paths
+
+
+def _layer(name: str, detections: Detections) -> Layer:
+    sure = detections.scores >= MIN_DRAWN_SCORE
+    return Layer(
+        name=name,
+        colour=COLOURS[name],
+        boxes=detections.boxes[sure],
+        labels=detections.labels[sure],
+        scores=detections.scores[sure],
+    )

@@ -1,0 +1,70 @@
+"""Gradient shares: how hard each term pulls on the student's BEV features, and holding it there."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from student_train.config import BalanceConfig
+
+
+class GradientBalance(nn.Module):
+    """Measures ratios of gradient norms and turns wanted ratios into factors.
+
+    A term's share is |d term / d features| / |d detection / d features|. It moves by orders of
+    magnitude during training, so a weight set by habit is either nothing or too much.
+
+    Args:
+        wanted: Wanted share by term name, for the terms that have one.
+        config: When to measure and how to smooth.
+    """
+
+    smoothed: Tensor
+
+    def __init__(self, wanted: Mapping[str, float], config: BalanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wanted = dict(wanted)
+        # Measured share of each wanted term; 0 until it has been measured.
+        self.register_buffer("smoothed", torch.zeros(len(wanted)))
+
+    def due(self, step: int, names: set[str]) -> bool:
+        """Whether to measure: every so many steps, and when a term appears for the first time."""
+        new = [
+            name
+            for k, name in enumerate(self.wanted)
+            if name in names and float(self.smoothed[k]) == 0
+        ]
+        return bool(new) or step % self.config.every == 0
+
+    def measure(
+        self,
+        features: Float[Tensor, "b c h w"],
+        detection: Float[Tensor, ""],
+        terms: Mapping[str, Float[Tensor, ""]],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Share of every term, before its factor; remembers those of the wanted ones."""
+        reference = _gradient_norm(detection, features).clamp(min=1e-12)
+        shares = {name: _gradient_norm(term, features) / reference for name, term in terms.items()}
+        for k, name in enumerate(self.wanted):
+            if name in shares:
+                old = self.smoothed[k]
+                keep = self.config.momentum if float(old) > 0 else 0.0
+                self.smoothed[k] = keep * old + (1 - keep) * shares[name]
+        return shares
+
+    def factor(self, name: str) -> float:
+        """What to multiply a term with; 1 for a term without a wanted share."""
+        if name not in self.wanted:
+            return 1.0
+        measured = float(self.smoothed[list(self.wanted).index(name)])
+        # A term whose gradient has all but vanished is not blown up.
+        return self.wanted[name] / max(measured, 1e-3)
+
+
+def _gradient_norm(term: Tensor, features: Tensor) -> Tensor:
+    if not term.requires_grad:
+        return term.new_zeros(())
+    (gradient,) = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)
+    return term.new_zeros(()) if gradient is None else gradient.float().norm()

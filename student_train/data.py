@@ -1,0 +1,192 @@
+"""Frames as a multi-camera student reads them: images, geometry, ground truth, teacher targets."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from frames.augment import BevAugment
+from frames.boxes import BoxBatch, Boxes3D
+from frames.depth_map import depth_targets
+from frames.errors import DataError
+from frames.frame import Frame
+from frames.loading import load_images, load_points
+from runs.sampler import Example
+from store.reader import Cache
+from store.schema import Need
+from student_train.config import StudentRun
+from student_train.methods.base import TeacherTargets
+from student_train.targets import FrameTargets, frame_targets, pad_targets
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInput:
+    """Images and where they look, for one frame (no b axis) or a batch.
+
+    Attributes:
+        images: RGB, augmented.
+        image_from_cam: Intrinsics of the file's image, pixels.
+        ego_from_cam: Camera poses.
+        augmented_from_image: Image augmentation on homogeneous pixels.
+        augmented_from_ego: BEV augmentation.
+    """
+
+    images: UInt8[Tensor, "*b v 3 h w"]
+    image_from_cam: Float32[Tensor, "*b v 3 3"]
+    ego_from_cam: Float32[Tensor, "*b v 4 4"]
+    augmented_from_image: Float32[Tensor, "*b v 3 3"]
+    augmented_from_ego: Float32[Tensor, "*b 4 4"]
+
+    @classmethod
+    def stack(cls, frames: Sequence["CameraInput"]) -> "CameraInput":
+        """One batch."""
+        names = cls.__dataclass_fields__
+        return cls(*(torch.stack([getattr(frame, name) for frame in frames]) for name in names))
+
+    def to(self, device: torch.device) -> "CameraInput":
+        """The same on another device."""
+        names = self.__dataclass_fields__
+        return CameraInput(*(getattr(self, name).to(device, non_blocking=True) for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class StudentExample:
+    """One training frame; everything in the same augmented ego frame."""
+
+    cameras: CameraInput
+    boxes: Boxes3D
+    targets: FrameTargets
+    depth: Float32[Tensor, "v h w"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudentBatch:
+    """Several training frames; depth in metres at the image features' stride, 0 = unknown."""
+
+    cameras: CameraInput
+    boxes: BoxBatch
+    targets: TeacherTargets
+    depth: Float32[Tensor, "b v h w"] | None
+
+    def to(self, device: torch.device) -> "StudentBatch":
+        """The same batch on another device."""
+        depth = None if self.depth is None else self.depth.to(device)
+        return StudentBatch(
+            self.cameras.to(device), self.boxes.to(device), self.targets.to(device), depth
+        )
+
+
+class StudentDataset(Dataset[StudentExample]):
+    """Training frames; an example's position seeds its augmentation.
+
+    LiDAR files are opened only if the student's config asks for depth supervision.
+
+    Args:
+        frames: All with the same cameras.
+        run: Augmentation, image size, depth supervision.
+        cache: Teacher targets; None without a method.
+        needs: What the methods read of it.
+    """
+
+    def __init__(
+        self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
+    ) -> None:
+        self.frames, self.run, self.cache, self.needs = frames, run, cache, frozenset(needs)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, example: Example) -> StudentExample:
+        index, position = example
+        frame = self.frames[index]
+        rng = np.random.default_rng([self.run.fit.seed, position])
+        augment = self.run.bev_augment.draw(rng)
+        cameras = camera_input(frame, self.run, augment, rng)
+        return StudentExample(
+            cameras,
+            Boxes3D(augment.boxes(frame.boxes.values), frame.boxes.labels),
+            self._targets(frame, augment),
+            self._depth(frame, cameras),
+        )
+
+    def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
+        if self.cache is None:
+            return FrameTargets()
+        row = self.cache[frame.token]
+        same = torch.equal(row.gt.labels, frame.boxes.labels) and torch.allclose(
+            row.gt.values, frame.boxes.values, atol=1e-4
+        )
+        if not same:
+            raise DataError(
+                f"frame {frame.token}: the cache was dumped with {len(row.gt)} ground-truth boxes, "
+                f"the data set now gives {len(frame.boxes)} (or they moved): dump it again from "
+                "these annotations"
+            )
+        return frame_targets(row, self.needs, self.run.student.grid, augment)
+
+    def _depth(self, frame: Frame, cameras: CameraInput) -> Tensor | None:
+        if self.run.student.depth_loss_weight == 0:
+            return None
+        return depth_targets(
+            load_points(frame)[:, :3],
+            cameras.image_from_cam,
+            cameras.ego_from_cam,
+            cameras.augmented_from_image,
+            image_size=self.run.image_augment.out_size,
+            stride=self.run.student.image_stride,
+        )
+
+    @staticmethod
+    def collate(examples: list[StudentExample]) -> StudentBatch:
+        """One batch."""
+        depths = [example.depth for example in examples if example.depth is not None]
+        return StudentBatch(
+            CameraInput.stack([example.cameras for example in examples]),
+            BoxBatch.pad([example.boxes for example in examples]),
+            pad_targets([example.targets for example in examples]),
+            torch.stack(depths) if depths else None,
+        )
+
+
+def camera_input(
+    frame: Frame, run: StudentRun, augment: BevAugment, rng: np.random.Generator | None
+) -> CameraInput:
+    """A frame's images; augmented at random if a generator is given, else as in testing."""
+    chance = rng or np.random.default_rng(0)
+    draws = [
+        run.image_augment.draw(chance, camera.size, training=rng is not None)
+        for camera in frame.cameras
+    ]
+    images = load_images(frame)
+    as_tensors: dict[str, list[Any]] = {
+        "image_from_cam": [camera.image_from_cam for camera in frame.cameras],
+        "ego_from_cam": [camera.ego_from_cam.matrix for camera in frame.cameras],
+    }
+    return CameraInput(
+        torch.stack([draw.apply(image) for draw, image in zip(draws, images, strict=True)]),
+        *(torch.from_numpy(np.stack(values)).float() for values in as_tensors.values()),
+        torch.stack([draw.matrix for draw in draws]),
+        augment.matrix4,
+    )
+
+
+def check_cameras(frames: Sequence[Frame], names: Sequence[str]) -> None:
+    """Refuse frames that lack a camera the student looks through.
+
+    Raises:
+        DataError: Naming the first such frame.
+    """
+    for frame in frames:
+        missing = sorted(set(names) - {camera.name for camera in frame.cameras})
+        if missing:
+            lacking = sum(len(f.cameras) < len(names) for f in frames)
+            raise DataError(
+                f"frame {frame.token} lacks {', '.join(missing)} ({lacking} of {len(frames)} "
+                "frames lack a camera): choose a split whose frames have them, or list in "
+                "data.cameras the cameras to use"
+            )

@@ -1,0 +1,134 @@
+"""Imitation: the plain control that the five papers compare with.
+
+Two terms: the student's BEV features, through a linear adapter, follow the teacher's on the
+foreground cells; and its class heatmap follows the teacher's soft one there.
+
+Axes: B batch, K foreground cells (padded), C channels.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from frames.boxes import BoxBatch
+from frames.heatmap import on_grid
+from store.schema import Need, Places, Target
+from student_train.methods.base import (
+    Method,
+    MethodConfig,
+    MethodContext,
+    MethodResult,
+    StudentMaps,
+    TeacherTargets,
+    TermConfig,
+)
+
+
+class ImitationConfig(MethodConfig):
+    """Weights and what is imitated.
+
+    Attributes:
+        level: Which BEV map: before or after the BEV backbone.
+        mask: Weight of a foreground cell: its Gaussian value, or 1.
+        feature: Strength of the feature term.
+        heatmap: Strength of the heatmap term.
+    """
+
+    level: Literal[Target.BEV_LOW, Target.BEV_HIGH] = Target.BEV_HIGH
+    mask: Literal["soft", "binary"] = "soft"
+    feature: TermConfig = TermConfig(share=0.3)
+    heatmap: TermConfig = TermConfig(share=0.3)
+
+
+class Imitation(Method):
+    """Masked feature and soft heatmap imitation."""
+
+    config_type: ClassVar[type[MethodConfig]] = ImitationConfig
+    config: ImitationConfig
+
+    def __init__(self, config: ImitationConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        level = config.level
+        # On sampled vectors a linear layer is the 1x1 convolution, at a fraction of the cells.
+        self.adapter = nn.Linear(context.student_channels[level], context.teacher_channels[level])
+
+    @classmethod
+    def needs(cls, config: MethodConfig) -> frozenset[Need]:
+        """The chosen BEV map and the heatmap logits, at the foreground cells."""
+        assert isinstance(config, ImitationConfig), f"got {type(config).__name__}"
+        targets = (config.level, Target.HEATMAP_LOGIT)
+        return frozenset(Need(target, Places.CELLS) for target in targets)
+
+    def forward(
+        self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
+    ) -> MethodResult:
+        """See :class:`Method`."""
+        cells, weight = targets.cells, targets.cell_weight
+        assert cells is not None, "the loader gives cells to a method that needs them"
+        assert weight is not None, "and their weights"
+        points = self.context.grid.to_unit(cells)
+        level = self.config.level
+        student_feature = self.adapter(read_at(student.features[level], points))
+        if self.config.mask == "binary":
+            weight = (weight > 0).to(weight)
+        feature = feature_loss(student_feature, targets.at_cells[level], weight)
+        logit = read_at(student.head.heatmap_logit, points)
+        count = on_grid(boxes, self.context.grid).sum()
+        heatmap = heatmap_loss(logit, targets.at_cells[Target.HEATMAP_LOGIT], weight > 0, count)
+        return MethodResult(
+            {
+                "feature": self.config.feature.weight * feature,
+                "heatmap": self.config.heatmap.weight * heatmap,
+            }
+        )
+
+
+def read_at(
+    maps: Float[Tensor, "b c h w"], points: Float[Tensor, "b k 2"]
+) -> Float[Tensor, "b k c"]:
+    """Bilinear samples of maps at points given in ``BEVGrid.to_unit`` units; 0 off the map."""
+    sampled = F.grid_sample(maps.float(), points[:, None], align_corners=False)
+    return sampled[:, :, 0].mT
+
+
+def feature_loss(
+    student: Float[Tensor, "b k c"], teacher: Float[Tensor, "b k c"], weight: Float[Tensor, "b k"]
+) -> Float[Tensor, ""]:
+    """Squared difference, mean over channels, weighted mean over each frame's cells, then frames.
+
+    Args:
+        student: Adapted student features.
+        teacher: Teacher features, no gradient.
+        weight: Weight of each cell, 0 on padding.
+    """
+    gap = (student - teacher.detach().float()).square().mean(-1)
+    total = weight.sum(1)
+    return ((gap * weight).sum(1) / total.clamp(min=1e-6)).mean()
+
+
+def heatmap_loss(
+    student_logit: Float[Tensor, "b k c"],
+    teacher_logit: Float[Tensor, "b k c"],
+    valid: Bool[Tensor, "b k"],
+    count: Int64[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Quality focal loss against the teacher's probabilities, summed, per object of the batch.
+
+    Cross entropy weighted by the squared gap of the probabilities (Li et al., Generalized Focal
+    Loss, eq. 2 with beta 2): zero exactly where the student agrees.
+
+    Args:
+        student_logit: Student's class logits at the cells.
+        teacher_logit: Teacher's, no gradient.
+        valid: Cells that count.
+        count: Objects in the batch, at least 1 is used.
+    """
+    target = teacher_logit.detach().float().sigmoid()
+    logit = student_logit.float()
+    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    focus = (target - logit.sigmoid()).square()
+    per_cell = (entropy * focus).sum(-1)
+    return torch.where(valid, per_cell, 0.0).sum() / count.clamp(min=1)

@@ -1,0 +1,140 @@
+"""Train a student from frames and, with a method, from the teacher's cache."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frames.detection_classes import DETECTION_CLASSES
+from frames.nuscenes import read_frames
+from nets.center_loss import center_loss
+from nets.depth_net import depth_loss
+from runs.checkpoint import save_checkpoint
+from runs.fit import Training, fit, seed_run
+from store.reader import Cache
+from store.schema import Need, Target
+from student_train.balance import GradientBalance
+from student_train.config import StudentRun
+from student_train.data import StudentBatch, StudentDataset, check_cameras
+from student_train.methods import METHODS
+from student_train.methods.base import Method, MethodContext
+from student_train.student import Student
+
+CHECKPOINT_NAME = "student.pt"
+
+
+class StudentTraining(Training):
+    """A student under its detection loss and the terms of its methods.
+
+    Args:
+        run: The run.
+        methods: By name, built by :func:`build_methods`.
+    """
+
+    def __init__(self, run: StudentRun, methods: Mapping[str, Method]) -> None:
+        super().__init__(run.fit)
+        self.run = run
+        self.network = Student(run.student)
+        self.methods = nn.ModuleDict(dict(methods))
+        wanted = {
+            f"{name}/{term}": share
+            for name, method in methods.items()
+            for term, share in method.config.shares.items()
+        }
+        self.balance = GradientBalance(wanted, run.balance)
+
+    def loss_terms(self, batch: StudentBatch) -> dict[str, Tensor]:
+        """Detection, depth if supervised, then the methods' terms at their gradient shares."""
+        config = self.run.student
+        output = self.network(batch.cameras)
+        detection = center_loss(output.maps.head, batch.boxes, config.grid, config.loss)
+        terms = {f"detection/{name}": term for name, term in detection.items()}
+        if batch.depth is not None:
+            depth = depth_loss(output.depth_logit, batch.depth, config.view.depth)
+            terms["detection/depth"] = config.depth_loss_weight * depth
+        distilled: dict[str, Tensor] = {}
+        for name, method in self.methods.items():
+            if self.global_step < method.config.start * self.run.fit.steps:
+                continue
+            result = method(output.maps, batch.targets, batch.boxes)
+            distilled |= {f"{name}/{term}": value for term, value in result.terms.items()}
+            self.log_dict({f"{name}/{key}": value for key, value in result.figures.items()})
+        return terms | self._balanced(output.maps.features[Target.BEV_LOW], detection, distilled)
+
+    def _balanced(
+        self, features: Tensor, detection: Mapping[str, Tensor], terms: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if terms and self.balance.due(self.global_step, set(terms)):
+            total = torch.stack(list(detection.values())).sum()
+            shares = self.balance.measure(features, total, terms)
+            self.log_dict(
+                {f"share/{name}": s * self.balance.factor(name) for name, s in shares.items()}
+            )
+        return {name: self.balance.factor(name) * term for name, term in terms.items()}
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, _dataloader_idx: int
+    ) -> Any:
+        """Move every tensor of the batch."""
+        return batch.to(device)
+
+
+def needs_of(run: StudentRun) -> frozenset[Need]:
+    """What the run's methods read of the cache."""
+    needs = [METHODS[name].needs(config) for name, config in run.method_configs.items()]
+    return frozenset().union(*needs)
+
+
+def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
+    """The run's methods, their adapters sized by the student and the cache."""
+    configs = run.method_configs
+    if not configs:
+        return {}
+    assert cache is not None, "train_student opens a cache for every method"
+    context = MethodContext(
+        grid=run.student.grid,
+        student_channels=run.student.channels,
+        teacher_channels={
+            Target(spec.name): spec.shape[0]
+            for spec in cache.fingerprint.arrays
+            if spec.name in set(Target)
+        },
+    )
+    return {name: METHODS[name](config, context) for name, config in configs.items()}
+
+
+def train_student(
+    run: StudentRun, cache: Cache | None, out_dir: Path, *, resume: bool, device: str
+) -> Path | None:
+    """Train, and write ``student.pt`` (the network only: adapters are not needed any more).
+
+    Raises:
+        CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
+        DataError: A frame lacks a camera, or a frame is not in the cache.
+
+    Returns:
+        The checkpoint's path, or None if the run was interrupted; resume it then.
+    """
+    frames = read_frames(run.data)
+    check_cameras(frames, run.data.cameras)
+    needs = needs_of(run)
+    if cache is not None:
+        cache.require_match(
+            grid=run.student.grid,
+            classes=DETECTION_CLASSES,
+            ground_truth_filter=run.data.ground_truth_filter,
+            tokens=[frame.token for frame in frames],
+            needs=needs,
+        )
+    seed_run(run.fit.seed, run.fit.threads)
+    training = StudentTraining(run, build_methods(run, cache))
+    data = StudentDataset(frames, run, cache, needs)
+    name = f"{run.name} · {run.method}"
+    if not fit(training, data, out_dir, resume=resume, device=device, name=name):
+        return None
+    path = out_dir / CHECKPOINT_NAME
+    notes = {"frames": len(frames), "cache": cache.manifest_hash if cache else None}
+    save_checkpoint(path, "student", run.model_dump(mode="json"), training.network, notes)
+    return path

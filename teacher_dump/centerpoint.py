@@ -1,0 +1,115 @@
+"""CenterPoint: points to voxels or pillars, SECOND backbone, centre head.
+
+Paper-scale sizes follow mmdet3d's voxel 0.1 m configuration (methods/stxd_labeldistill.md 2.1).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jaxtyping import Float, Float32
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from frames.grid import BEVGrid
+from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
+from nets.center_decode import CenterDecodeConfig
+from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
+from nets.center_loss import CenterLossConfig
+from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
+from nets.voxel_encoder import VoxelEncoder, VoxelEncoderConfig
+from nets.voxelize import voxelize
+
+
+class VoxelEncoding(VoxelEncoderConfig):
+    """The sparse encoder, chosen by ``kind = "voxel"``."""
+
+    kind: Literal["voxel"]
+
+
+class PillarEncoding(PillarEncoderConfig):
+    """The pillar encoder, chosen by ``kind = "pillar"``."""
+
+    kind: Literal["pillar"]
+
+
+class CenterPointConfig(BaseModel):
+    """Parts of the network; they must fit together.
+
+    Attributes:
+        grid: Of all BEV maps.
+        encoder: Points to the low-level BEV map.
+        backbone: Low-level to high-level BEV map.
+        head: Heatmaps and box codes.
+        loss: Weights of the detection loss.
+        decode: Maps to detections.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grid: BEVGrid
+    encoder: Annotated[VoxelEncoding | PillarEncoding, Field(discriminator="kind")]
+    backbone: BEVBackboneConfig
+    head: CenterHeadConfig
+    loss: CenterLossConfig = CenterLossConfig()
+    decode: CenterDecodeConfig = CenterDecodeConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CenterPointConfig":
+        pairs = {
+            "backbone.in_channels": (self.backbone.in_channels, self.encoder.out_channels),
+            "head.in_channels": (self.head.in_channels, self.backbone.out_channels),
+        }
+        voxels = self.encoder.voxels
+        cell = round(voxels.voxel_size[0] * self.encoder.stride, 6)
+        rows, cols = (size // self.encoder.stride for size in voxels.shape[1:])
+        pairs |= {
+            "grid.cell_size": (round(self.grid.cell_size, 6), cell),
+            "grid.shape": (self.grid.shape, (rows, cols)),
+            "grid.x_min, y_min": ((self.grid.x_min, self.grid.y_min), tuple(voxels.range_min[:2])),
+        }
+        wrong = [f"{k} is {a}, its input gives {b}" for k, (a, b) in pairs.items() if a != b]
+        if wrong:
+            raise ValueError("parts do not fit together: " + "; ".join(wrong))
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class CenterPointMaps:
+    """All that is computed for a batch.
+
+    Attributes:
+        bev_low: Before the BEV backbone.
+        bev_high: After its neck.
+        head: Heatmap logits and box codes.
+    """
+
+    bev_low: Float32[Tensor, "b _ h w"]
+    bev_high: Float[Tensor, "b _ h w"]
+    head: CenterMaps
+
+
+class CenterPoint(nn.Module):
+    """The LiDAR detector."""
+
+    def __init__(self, config: CenterPointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = (
+            VoxelEncoder(config.encoder)
+            if isinstance(config.encoder, VoxelEncoding)
+            else PillarEncoder(config.encoder)
+        )
+        self.backbone = BEVBackbone(config.backbone)
+        self.neck = BEVNeck(config.backbone)
+        self.head = CenterHead(config.head)
+
+    def forward(self, points: list[Tensor]) -> CenterPointMaps:
+        """Maps of a batch.
+
+        Args:
+            points: Per frame (n, 5): x y z in the ego frame, intensity 0..255, time lag s.
+        """
+        low = self.encoder(voxelize(points, self.config.encoder.voxels))
+        high = self.neck(self.backbone(low))
+        return CenterPointMaps(low, high, self.head(high))
+

@@ -1,0 +1,105 @@
+"""What a teacher must be able to do. Bring your own: ``--teacher package.module:factory``.
+
+The factory is called as ``factory(checkpoint, device)`` with the path given by ``--checkpoint`` (or
+None) and a torch device; it returns an object that fulfils :class:`Teacher`. Its output is written
+to the cache as it comes: ego frame, metres, radians, logits before any sigmoid.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from frames.boxes import BoxBatch
+from frames.detections import Detections
+from frames.frame import Frame
+from store.plan import TeacherShapes
+from store.schema import Target, TeacherIdentity
+
+
+class TeacherError(Exception):
+    """A teacher that cannot be found or does not keep to the protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherInfo:
+    """Who the teacher is and what it gives.
+
+    Attributes:
+        identity: Name, modality, digest of its weights, config: goes into the fingerprint.
+        shapes: Channels and grid of its maps.
+        classes: Class names in the order of its heatmap channels.
+        sweeps: LiDAR sweeps it reads per frame.
+    """
+
+    identity: TeacherIdentity
+    shapes: TeacherShapes
+    classes: tuple[str, ...]
+    sweeps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherOutput:
+    """What a teacher says of a batch of frames.
+
+    Attributes:
+        maps: BEV maps (b, c, H, W) on its grid, for each target that is a map.
+        boxes: Its box for each ground-truth box given; how it finds it is its own business (a
+            centre head reads its maps at the centre cell).
+        scores: Its probability of that ground-truth box's class.
+        labels: Its most probable class there.
+        answered: False where it has no box, and on padding.
+    """
+
+    maps: Mapping[Target, Float[Tensor, "b _ h w"]]
+    boxes: Float[Tensor, "b m 9"]
+    scores: Float[Tensor, "b m"]
+    labels: Tensor
+    answered: Bool[Tensor, "b m"]
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A frozen detector in eval mode."""
+
+    info: TeacherInfo
+
+    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
+        """Run on frames, unaugmented; ``boxes`` are their ground truth."""
+        ...
+
+    def detect(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Decoded boxes of each frame, for scoring."""
+        ...
+
+
+def load_teacher(factory: str, checkpoint: Path | None, device: torch.device) -> Teacher:
+    """Build a teacher from ``package.module:factory``.
+
+    Raises:
+        TeacherError: No such module or name, or the result does not fulfil the protocol.
+    """
+    module_name, colon, name = factory.partition(":")
+    if not colon:
+        raise TeacherError(f"--teacher {factory!r}: expected package.module:factory")
+    try:
+        make = cast(
+            Callable[[Path | None, torch.device], object],
+            getattr(importlib.import_module(module_name), name),
+        )
+    except ModuleNotFoundError as error:
+        raise TeacherError(f"--teacher {factory!r}: {error}; is it on PYTHONPATH?") from error
+    except AttributeError:
+        raise TeacherError(f"--teacher {factory!r}: {module_name} has no {name!r}") from None
+    teacher = make(checkpoint, device)
+    if not isinstance(teacher, Teacher) or not isinstance(teacher.info, TeacherInfo):
+        raise TeacherError(
+            f"--teacher {factory!r} returned a {type(teacher).__name__}, which lacks info, "
+            "detect() or __call__(); see teacher_dump/protocol.py"
+        )
+    return teacher

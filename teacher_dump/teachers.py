@@ -1,0 +1,103 @@
+"""The project's own teachers, behind the protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from frames.box_code import decode_boxes
+from frames.boxes import BoxBatch
+from frames.detection_classes import DETECTION_CLASSES
+from frames.detections import Detections
+from frames.frame import Frame
+from frames.heatmap import on_grid
+from frames.loading import load_points
+from nets.center_decode import decode
+from nets.center_head import CenterMaps, codes_at
+from runs.checkpoint import Checkpoint, load_checkpoint
+from runs.config import parse_config
+from store.plan import TeacherShapes
+from store.schema import Target, TeacherIdentity
+from teacher_dump.centerpoint import CenterPoint, CenterPointMaps
+from teacher_dump.config import TeacherRun
+from teacher_dump.protocol import TeacherError, TeacherInfo, TeacherOutput
+
+OWN_TEACHER = "teacher_dump.teachers:centerpoint"
+
+
+def centerpoint(checkpoint: Path | None, device: torch.device) -> "CenterPointTeacher":
+    """A CenterPoint from a checkpoint of ``train-teacher``.
+
+    Raises:
+        TeacherError: No checkpoint given.
+        CheckpointError: It cannot be read or is no teacher.
+    """
+    if checkpoint is None:
+        raise TeacherError("this teacher needs --checkpoint, the teacher.pt of train-teacher")
+    return CenterPointTeacher(load_checkpoint(checkpoint, "teacher"), device)
+
+
+class CenterPointTeacher:
+    """CenterPoint frozen in eval mode; its box for an object is read at the centre cell."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
+        self.device = device
+        self.config = run.teacher
+        self.network = CenterPoint(run.teacher).to(device)
+        checkpoint.load_into(self.network)
+        self.network.eval().requires_grad_(requires_grad=False)
+        self.info = TeacherInfo(
+            identity=TeacherIdentity(
+                name=run.name,
+                kind=run.kind,
+                checkpoint_sha256=checkpoint.sha256,
+                config=run.teacher.model_dump(mode="json"),
+            ),
+            shapes=TeacherShapes(
+                bev_low=run.teacher.encoder.out_channels,
+                bev_high=run.teacher.backbone.out_channels,
+                classes=len(DETECTION_CLASSES),
+                tasks=len(run.teacher.head.tasks),
+                grid=run.teacher.grid,
+            ),
+            classes=DETECTION_CLASSES,
+            sweeps=run.data.sweeps,
+        )
+
+    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
+        """See :class:`teacher_dump.protocol.Teacher`."""
+        maps = self._run(frames)
+        boxes = boxes.to(self.device)
+        grid = self.config.grid
+        cell = grid.cell_index(boxes.values[..., :2])
+        prob = self._prob_at(maps.head, cell)
+        return TeacherOutput(
+            maps={
+                Target.BEV_LOW: maps.bev_low,
+                Target.BEV_HIGH: maps.bev_high,
+                Target.HEATMAP_LOGIT: maps.head.heatmap_logit,
+                Target.BOX_CODE: maps.head.box_code.flatten(1, 2),
+            },
+            boxes=decode_boxes(codes_at(maps.head, boxes.labels, cell), cell, grid),
+            scores=prob.gather(-1, boxes.labels[..., None]).squeeze(-1),
+            labels=prob.argmax(-1),
+            answered=on_grid(boxes, grid),
+        )
+
+    def detect(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Decoded boxes of each frame."""
+        return decode(self._run(frames).head, self.config.grid, self.config.decode)
+
+    @torch.inference_mode()
+    def _run(self, frames: Sequence[Frame]) -> CenterPointMaps:
+        maps: CenterPointMaps = self.network(
+            [load_points(frame).to(self.device) for frame in frames]
+        )
+        return maps
+
+    @staticmethod
+    def _prob_at(maps: CenterMaps, cell: torch.Tensor) -> torch.Tensor:
+        flat = maps.heatmap_logit.flatten(2)
+        index = cell[:, None].expand(-1, flat.shape[1], -1)
+        return flat.gather(2, index).mT.sigmoid()

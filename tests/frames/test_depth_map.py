@@ -1,0 +1,32 @@
+import torch
+
+from frames.depth_map import depth_targets
+
+INTRINSICS = torch.tensor([[[10.0, 0, 7.5], [0, 10.0, 3.5], [0, 0, 1]]])
+# Camera looks along ego +x: right is -y, down is -z.
+POSE = torch.tensor([[[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]])
+
+
+def targets(points: list[list[float]], augment: torch.Tensor | None = None) -> torch.Tensor:
+    augment = torch.eye(3)[None] if augment is None else augment
+    return depth_targets(
+        torch.tensor(points), INTRINSICS, POSE, augment, image_size=(8, 16), stride=4
+    )
+
+
+def test_the_nearest_point_of_a_patch_wins():
+    # Both project to u = 7.5, v = 3.5: between patches 1 and 2, which begin at -0.5 + 4 k.
+    depth = targets([[10.0, 0.001, 0.001], [4.0, 0.001, 0.001]])
+    assert depth[0, 0, 1] == 4.0
+    assert (depth > 0).sum() == 1
+
+
+def test_points_behind_or_beside_are_not_seen():
+    assert targets([[-4.0, 0.0, 0.0], [4.0, 40.0, 0.0]]).sum() == 0
+
+
+def test_the_image_augmentation_moves_the_patch():
+    mirror = torch.tensor([[[-1.0, 0, 15.0], [0, 1, 0], [0, 0, 1]]])
+    # u = 7.5 - 10 * (-2 / 4) = 12.5, mirrored to 2.5.
+    assert targets([[4.0, -2.0, 0.001]])[0, 0, 3] == 4.0
+    assert targets([[4.0, -2.0, 0.001]], mirror)[0, 0, 0] == 4.0

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from runs.config import ConfigError, load_config
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    learning_rate: float = 1.0
+    steps: PositiveInt = 1
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    root: str = ""
+    fit: Inner = Inner()
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_values_arrive(tmp_path: Path):
+    config = load_config(write(tmp_path, "[fit]\nsteps = 7\n"), Outer)
+    assert config.fit.steps == 7
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path):
+    path = write(tmp_path, "[fit]\nlearning_rte = 0.1\n")
+    with pytest.raises(ConfigError, match=r"fit.learning_rte: unknown key; did you mean 'learn"):
+        load_config(path, Outer)
+
+
+def test_an_unknown_section_lists_the_known(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"zzz: unknown key \(known here: fit, root\)"):
+        load_config(write(tmp_path, "[zzz]\na = 1\n"), Outer)
+
+
+def test_a_bad_value_says_what_was_found(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"fit.steps: .*greater than 0 \(found -3\)"):
+        load_config(write(tmp_path, "[fit]\nsteps = -3\n"), Outer)
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path):
+    write(tmp_path, "")
+    with pytest.raises(ConfigError, match=r"no config .*gone.toml; .* holds run.toml"):
+        load_config(tmp_path / "gone.toml", Outer)
+
+
+def test_broken_toml(tmp_path: Path):
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(write(tmp_path, "[fit\n"), Outer)
+
+
+def test_paths_of_the_command_line_win(tmp_path: Path):
+    assert load_config(write(tmp_path, 'root = "a"'), Outer, root=None).root == "a"
