@@ -7,11 +7,11 @@ from typing import Annotated
 
 import torch
 import typer
+from commands.demo import run_demo
 from pydantic import BaseModel
 from rich.traceback import install as pretty_tracebacks
 
 from commands import steps
-from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
 from commands.tables import class_table, scores_table
@@ -234,9 +234,13 @@ def _run_folder(out: Path, run: BaseModel, resume: bool) -> Path:
     record, text = out / "config.json", run.model_dump_json(indent=2)
     if record.is_file():
         if not resume:
-            raise ConfigError(f"{out} holds a run already: continue it with --resume, or name another")
+            raise ConfigError(
+                f"{out} holds a run already: continue it with --resume, or name another"
+            )
         if record.read_text() != text:
-            raise ConfigError(f"{out} was begun with another config ({record}); name another folder")
+            raise ConfigError(
+                f"{out} was begun with another config ({record}); name another folder"
+            )
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(text)
     return out

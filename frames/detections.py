@@ -18,8 +18,8 @@ class Detections:
     """
 
     boxes: Float32[Tensor, "n 9"]
-    labels: Int64[Tensor, "n"]
-    scores: Float32[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
+    scores: Float32[Tensor, " n"]
 
     @classmethod
     def empty(cls) -> "Detections":

@@ -55,7 +55,7 @@ def center_heatmap(
     return heatmap.scatter_reduce(1, index, gauss, "amax").unflatten(2, (rows, cols))
 
 
-def foreground_cells(boxes: Boxes3D, grid: BEVGrid) -> Int64[Tensor, "k"]:
+def foreground_cells(boxes: Boxes3D, grid: BEVGrid) -> Int64[Tensor, " k"]:
     """Flat indices, ascending, of the cells where some object's heatmap is positive."""
     gauss = _gaussians(BoxBatch.pad([boxes]), grid)
     return gauss.amax(1).flatten().nonzero().squeeze(1)

@@ -128,7 +128,7 @@ class ImageAugment:
         return torch.from_numpy(matrix).float()
 
 
-def _shift(u: float, v: float) -> Float64[np.ndarray, "3 3"]:
+def _shift(u: float | int, v: float | int) -> Float64[np.ndarray, "3 3"]:
     return np.array([[1.0, 0.0, u], [0.0, 1.0, v], [0.0, 0.0, 1.0]])
 
 

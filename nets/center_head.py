@@ -133,7 +133,7 @@ def codes_at(
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """mmdet's plain ConvModule: BatchNorm with torch's own eps and momentum."""
+    """Mmdet's plain ConvModule: BatchNorm with torch's own eps and momentum."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),

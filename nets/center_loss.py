@@ -55,20 +55,19 @@ def center_loss(
     finite.
     """
     target = center_heatmap(boxes, grid, maps.heatmap_logit.shape[1])
-    peaks = peaks_per_task(target, maps.class_task)
+    heatmap = heatmap_loss(maps.heatmap_logit, target, task_peaks(target, maps.class_task))
     codes = codes_at(maps, boxes.labels, grid.cell_index(boxes.values[..., :2]))
     box = box_loss(
         codes,
         encode_boxes(boxes.values, grid),
-        on_grid(boxes, grid),
         maps.class_task[boxes.labels],
+        on_grid(boxes, grid),
         codes.new_tensor(config.code),
     )
-    heatmap = heatmap_loss(maps.heatmap_logit, target, peaks, maps.class_task)
     return {"heatmap": config.heatmap * heatmap, "box": config.box * box}
 
 
-def peaks_per_task(
+def task_peaks(
     heatmap: Float32[Tensor, "b classes h w"], class_task: Int64[Tensor, "classes"]
 ) -> Float32[Tensor, "classes"]:
     """For every class, how many cells of its task's heatmaps are exactly 1."""
@@ -86,10 +85,31 @@ def heatmap_loss(
     Args:
         logit: Before the sigmoid.
         target: In [0, 1]; only cells equal to 1 count as positive.
-        peaks: From ``peaks_per_task`` of the heatmap that normalises, usually the target.
+        peaks: ``task_peaks`` of the heatmap that normalises, usually the target itself.
     """
     prob = logit.sigmoid().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     positive = -(prob + 1e-12).log() * (1 - prob) ** 2 * (target == 1)
     negative = -(1 - prob + 1e-12).log() * prob**2 * (1 - target) ** 4
     per_class = (positive + negative).sum((0, 2, 3))
     return (per_class / (peaks.clamp(min=1) + torch.finfo(torch.float32).eps)).sum()
+
+
+def box_loss(
+    code: Float32[Tensor, "b m 10"],
+    target: Float32[Tensor, "b m 10"],
+    task: Int64[Tensor, "b m"],
+    valid: Bool[Tensor, "b m"],
+    weights: Float32[Tensor, "10"],
+) -> Float32[Tensor, ""]:
+    """Weighted L1 of the objects' codes, averaged over each task's objects, summed over tasks.
+
+    Args:
+        code: Predicted, at each object's own cell.
+        target: Encoded boxes.
+        task: Of each object.
+        valid: False on padding and off the grid; such objects add nothing.
+        weights: Of the code's entries.
+    """
+    distance = (weights * (code - target).abs()).sum(-1)[valid]
+    count = torch.bincount(task[valid], minlength=1)
+    return (distance / count[task[valid]]).sum()

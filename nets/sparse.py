@@ -17,7 +17,7 @@ Algorithm = Literal["auto", "native", "default"]
 
 
 def conv_algorithm(algorithm: Algorithm) -> ConvAlgo | None:
-    """spconv's ``algo`` argument; "auto" is "native" where there is no CUDA device.
+    """Spconv's ``algo`` argument; "auto" is "native" where there is no CUDA device.
 
     Only "native" runs on a CPU; None lets spconv take its implicit GEMM, which needs CUDA.
     """

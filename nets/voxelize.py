@@ -45,9 +45,7 @@ class VoxelGrid(BaseModel):
         """Voxels along z, y, x."""
         x, y, z = (
             round((high - low) / size)
-            for low, high, size in zip(
-                self.range_min, self.range_max, self.voxel_size, strict=True
-            )
+            for low, high, size in zip(self.range_min, self.range_max, self.voxel_size, strict=True)
         )
         return z, y, x
 

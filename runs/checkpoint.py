@@ -70,7 +70,13 @@ def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
         raise CheckpointError(f"no checkpoint {path}; train one first, or give its path")
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({reason}); it is truncated or no checkpoint: "

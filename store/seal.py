@@ -132,4 +132,5 @@ class _ChunkStream:
 
     def _next_length(self) -> int:
         """Entries of the next chunk; fewer in the last, none after it."""
-        return min(self.layout.chunk, self.layout.shape[0] - len(self.files) * self.layout.chunk)
+        left = self.layout.shape[0] - len(self.files) * self.layout.chunk
+        return max(0, min(self.layout.chunk, left))

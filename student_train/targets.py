@@ -29,10 +29,10 @@ class FrameTargets:
     """Targets of one frame, before padding; fields as in ``TeacherTargets``."""
 
     boxes: Float32[Tensor, "m 9"] | None = None
-    scores: Float32[Tensor, "m"] | None = None
-    answered: Bool[Tensor, "m"] | None = None
+    scores: Float32[Tensor, " m"] | None = None
+    answered: Bool[Tensor, " m"] | None = None
     cells: Float32[Tensor, "k 2"] | None = None
-    cell_weight: Float32[Tensor, "k"] | None = None
+    cell_weight: Float32[Tensor, " k"] | None = None
     at_cells: Mapping[Target, Tensor] = field(default_factory=dict)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nets.depth_net import depth_loss
 from torch import Tensor, nn
 
 from frames.detection_classes import DETECTION_CLASSES
 from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
-from nets.depth_net import depth_loss
 from runs.checkpoint import save_checkpoint
 from runs.fit import Training, fit, seed_run
 from store.reader import Cache

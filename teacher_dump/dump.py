@@ -172,5 +172,5 @@ def code_revision() -> str:
     if not (root / ".git").exists():
         return release
     command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{release}+{commit}" if commit else release

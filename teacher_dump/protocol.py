@@ -89,7 +89,7 @@ def load_teacher(factory: str, checkpoint: Path | None, device: torch.device) ->
         raise TeacherError(f"--teacher {factory!r}: expected package.module:factory")
     try:
         make = cast(
-            Callable[[Path | None, torch.device], object],
+            "Callable[[Path | None, torch.device], object]",
             getattr(importlib.import_module(module_name), name),
         )
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from nets.center_decode import decode
 
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch
@@ -12,7 +13,6 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.heatmap import on_grid
 from frames.loading import load_points
-from nets.center_decode import decode
 from nets.center_head import CenterMaps, codes_at
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config

@@ -47,4 +47,5 @@ def _separated(
     along, across = np.abs(np.cos(turn - yaw)), np.abs(np.sin(turn - yaw))
     length = (size[:, 0] + other[:, 0] * along + other[:, 1] * across) / 2
     width = (size[:, 1] + other[:, 0] * across + other[:, 1] * along) / 2
-    return (ahead > length) | (aside > width)
+    separated: Bool[np.ndarray, " n"] = (ahead > length) | (aside > width)
+    return separated

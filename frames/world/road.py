@@ -72,4 +72,6 @@ def ground_colour(
     palette = np.array([ASPHALT, PAVEMENT, GRASS, WHITE_PAINT, YELLOW_PAINT], dtype=np.float32)
     grain = 0.05 * np.sin(1.7 * along + 0.6 * left) * np.sin(2.3 * left - 0.4 * along)
     slabs = 0.05 * ((along % 2 < 0.12) & (surface == 1))
-    return palette[surface] * (1 + grain - slabs)[:, None].astype(np.float32)
+    colour: Float[np.ndarray, "n 3"] = palette[surface]
+    colour *= (1 + grain - slabs)[:, None]
+    return colour

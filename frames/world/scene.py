@@ -17,6 +17,8 @@ FRAME_SECONDS = 0.5
 # The ego car around the origin of its frame (the rear axle): nuScenes' Renault Zoe.
 EGO_SIZE, EGO_CENTRE_AHEAD = np.array([4.1, 1.75]), 1.35
 EGO_GAP, GAP = 0.6, 0.2
+# What is wider keeps off the lane beside the ego car, where it would hide half the scene.
+BULKY_WIDTH, BULKY_EGO_GAP = 2.25, 3.0
 TRIES = 15
 # Objects stand this much further along the street than they are annotated, metres.
 BEYOND = 8.0
@@ -112,8 +114,10 @@ def _fitting(
     centre[:, 1] += EGO_CENTRE_AHEAD * np.sin(ego[:, 2])
     group = [replace(body, states=street.road.to_global(body.states)) for body in group]
     others = np.stack([centre, *(body.states for body in bodies)])
-    sizes = np.stack([EGO_SIZE + 2 * (EGO_GAP - GAP), *(body.size[:2] for body in bodies)])
+    sizes = np.stack([EGO_SIZE, *(body.size[:2] for body in bodies)])
     for body in group:
+        ego_gap = BULKY_EGO_GAP if body.size[1] > BULKY_WIDTH else EGO_GAP
+        sizes[0] = EGO_SIZE + 2 * (ego_gap - GAP)
         # Every second pose, 0.1 s apart, is close enough.
         hits = touches(body.states[::2], body.size[:2], others[:, ::2], sizes, GAP)
         if hits.any() or (not body.category and _on_street(street, body)):

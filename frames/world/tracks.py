@@ -69,6 +69,6 @@ def turning(
 
 def opposite(track: Float64[np.ndarray, "t 3"], crossing: float) -> Float64[np.ndarray, "t 3"]:
     """The same motion for the traffic that comes the other way: half a turn about the crossing."""
-    turned = track * np.array([-1.0, -1.0, 1.0])
+    turned: Float64[np.ndarray, "t 3"] = track * np.array([-1.0, -1.0, 1.0])
     turned += np.array([2 * crossing, 0.0, math.pi])
     return turned

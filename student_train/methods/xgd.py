@@ -154,7 +154,7 @@ def xgd_components(
     config: XgdConfig,
     *,
     cell_size: float = 1.0,
-) -> tuple[dict[str, Float[Tensor, "n _"]], dict[str, Float[Tensor, "n"]]]:
+) -> tuple[dict[str, Float[Tensor, "n _"]], dict[str, Float[Tensor, " n"]]]:
     """Gate and gated loss of each component.
 
     Args:
@@ -225,7 +225,7 @@ def pilots(
 
 def gate(
     to_teacher: Float[Tensor, "n d"], to_truth: Float[Tensor, "n d"], config: XgdConfig
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """Weight in [0, 1] of a teacher component, from its pilot and the ground truth's."""
     inner = (to_teacher * to_truth).sum(1)
     error = (to_teacher - to_truth).norm(dim=1)
@@ -286,4 +286,3 @@ def _metric(code: Float[Tensor, "n 10"], cell_size: float) -> dict[str, Float[Te
         "heading": torch.atan2(code[:, 6], code[:, 7])[:, None],
         "velocity": code[:, CODE_VELOCITY],
     }
-

@@ -57,7 +57,7 @@ def test_a_flip_is_exact():
 
 
 def test_a_quarter_turn_is_counter_clockwise_as_seen():
-    augment = ImageAugment(size=(9, 9), resized=(9, 9), crop=(0, 0), out_size=(9, 9), rotation=90)
+    augment = ImageAugment(size=(9, 9), resized=(9, 9), crop=(0, 0), out_size=(9, 9), rotation=90.0)
     pixels = np.zeros((9, 9, 3), dtype=np.uint8)
     pixels[4, 8] = 255
     assert augment.apply(Image.fromarray(pixels))[0].nonzero().tolist() == [[0, 4]]

@@ -1,0 +1,110 @@
+"""timm image backbone and a neck that brings its levels to one stride (SECONDFPN)."""
+
+from typing import Any, Literal
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from nets.blocks import resample_block
+
+
+class ImageBackboneConfig(BaseModel):
+    """Which backbone, and what comes out of it; defaults are BEVDepth's.
+
+    Attributes:
+        name: timm model.
+        pretrained: Load timm's weights (from its cache, else over the network).
+        args: Further arguments of ``timm.create_model``.
+        level_strides: Strides of the levels that the neck takes, finest first.
+        stride: Stride of the output.
+        up_channels: Width that the neck brings each level to.
+        merge: How the levels become one map.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "resnet50"
+    pretrained: bool = False
+    args: dict[str, Any] = Field(default_factory=dict)
+    level_strides: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
+    stride: Literal[8, 16] = 16
+    up_channels: PositiveInt = 128
+    merge: Literal["concat", "sum"] = "concat"
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.up_channels * (len(self.level_strides) if self.merge == "concat" else 1)
+
+
+class ImageBackbone(nn.Module):
+    """Images as read (uint8) to one feature map for each."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ImageBackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.body = _create_body(config)
+        strides = self.body.feature_info.reduction()
+        missing = set(config.level_strides) - set(strides)
+        if missing:
+            raise ValueError(
+                f"{config.name} has no level of stride {sorted(missing)}; it has {strides}: "
+                "change level_strides"
+            )
+        # Where several levels share a stride, the deepest is the last.
+        self._levels = [
+            max(i for i, found in enumerate(strides) if found == stride)
+            for stride in config.level_strides
+        ]
+        widths = self.body.feature_info.channels()
+        self.laterals = nn.ModuleList(
+            resample_block(
+                widths[level], config.up_channels, from_stride=stride, to_stride=config.stride
+            )
+            for level, stride in zip(self._levels, config.level_strides, strict=True)
+        )
+        for name, values in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+            scaled = torch.tensor(values).view(3, 1, 1) * 255
+            self.register_buffer(name, scaled, persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "b n 3 height width"]) -> Float[Tensor, "b n c h w"]:
+        """Features at the configured stride.
+
+        Args:
+            images: RGB.
+
+        Raises:
+            ValueError: If the image size is no multiple of the coarsest stride.
+        """
+        coarsest = max(*self.config.level_strides, self.config.stride)
+        if images.shape[-2] % coarsest or images.shape[-1] % coarsest:
+            raise ValueError(
+                f"images of {tuple(images.shape[-2:])} pixels are no multiple of the coarsest "
+                f"stride {coarsest}: resize or crop them so"
+            )
+        maps = self.body((images.flatten(0, 1) - self.mean) / self.std)
+        levels = [
+            lateral(maps[level]) for lateral, level in zip(self.laterals, self._levels, strict=True)
+        ]
+        merged = torch.cat(levels, 1) if self.config.merge == "concat" else sum(levels)
+        return merged.unflatten(0, images.shape[:2])
+
+
+def _create_body(config: ImageBackboneConfig) -> Any:
+    try:
+        return timm.create_model(
+            config.name, features_only=True, pretrained=config.pretrained, **config.args
+        )
+    except OSError as error:
+        raise OSError(
+            f"timm cannot load weights of {config.name}: {error}. Put them into the Hugging Face "
+            "cache (HF_HOME) on a machine with network, give a file in args as "
+            'pretrained_cfg_overlay = {file = "..."}, or set pretrained = false'
+        ) from error
