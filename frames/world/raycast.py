@@ -71,7 +71,8 @@ class Placement:
     def apply(self, points: Float32[np.ndarray, "g k 3"]) -> Float32[np.ndarray, "g k 3"]:
         """Points of each solid's frame, moved to the sensor frame."""
         moved: Float32[np.ndarray, "g k 3"] = points @ self.rotation.transpose(0, 2, 1)
-        return moved + self.translation[:, None]
+        moved += self.translation[:, None]
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,8 @@ def azimuth_windows(
     rows = _elevation_rows(corners, elevations)
     whole = np.stack([np.arange(len(first)), *rows, first, np.minimum(last, steps)], axis=1)
     wrapped = np.stack([whole[:, 0], *rows, np.zeros_like(first), last - steps], axis=1)
-    windows: Int64[np.ndarray, "w 5"] = np.concatenate([whole, wrapped[last > steps]])
-    windows = windows[windows[:, 1] < windows[:, 2]]
+    met = whole[:, 1] < whole[:, 2]
+    windows: Int64[np.ndarray, "w 5"] = np.concatenate([whole[met], wrapped[met & (last > steps)]])
     return windows
 
 

@@ -40,12 +40,12 @@ class Mount:
 
 # Positions, directions and leads (the LiDAR's beam passes the cameras clockwise): nuScenes n015.
 MOUNTS = (
-    Mount("CAM_FRONT", 0, (1.70, 0.0, 1.51), 70, 35_000),
-    Mount("CAM_FRONT_RIGHT", -55, (1.55, -0.49, 1.50), 70, 27_000),
-    Mount("CAM_FRONT_LEFT", 55, (1.52, 0.49, 1.51), 70, 43_000),
-    Mount("CAM_BACK", 180, (0.03, 0.0, 1.58), 110, 10_000),
-    Mount("CAM_BACK_LEFT", 110, (1.04, 0.48, 1.59), 70, 1_000),
-    Mount("CAM_BACK_RIGHT", -110, (1.01, -0.48, 1.56), 70, 20_000),
+    Mount("CAM_FRONT", 0.0, (1.70, 0.0, 1.51), 70.0, 35_000),
+    Mount("CAM_FRONT_RIGHT", -55.0, (1.55, -0.49, 1.50), 70.0, 27_000),
+    Mount("CAM_FRONT_LEFT", 55.0, (1.52, 0.49, 1.51), 70.0, 43_000),
+    Mount("CAM_BACK", 180.0, (0.03, 0.0, 1.58), 110.0, 10_000),
+    Mount("CAM_BACK_LEFT", 110.0, (1.04, 0.48, 1.59), 70.0, 1_000),
+    Mount("CAM_BACK_RIGHT", -110.0, (1.01, -0.48, 1.56), 70.0, 20_000),
 )
 
 
