@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
@@ -25,9 +25,15 @@ class BevAugmentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rotation: float = Field(0.0, ge=0, le=math.pi)
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     flip_x: float = Field(0.0, ge=0, le=1)
     flip_y: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _scale_in_order(self) -> "BevAugmentConfig":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is (smallest, largest), got {self.scale}; swap them")
+        return self
 
     def draw(self, rng: np.random.Generator) -> "BevAugment":
         """One random augmentation: flip @ scale @ rotation, as BEVDet and BEVDepth compose it."""

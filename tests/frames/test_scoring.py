@@ -73,7 +73,7 @@ def test_the_results_file_is_global_with_w_l_h_and_attributes(tiny: Path, tmp_pa
     frames = read_frames(config_of(tiny))
     detections = truth(frames)
     still = detections["a0"].boxes.clone()
-    still[:, 7:] = torch.tensor([0.0, 0.2])
+    still[:, 7:] = torch.tensor([0.0, 0.19])
     detections["a0"] = replace(detections["a0"], boxes=still)
     score_nuscenes(config_of(tiny), frames, detections, tmp_path)
     results = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
