@@ -30,8 +30,8 @@ EDGES = torch.tensor(
 )
 FRONT_EDGES = (0, 4, 8, 9)
 BACKGROUND, PLANE, INK, FAINT = "#11151c", "#0b0e13", "#e8ecf2", "#3a4454"
-# Inches.
-CAMERA_WIDTH, CAMERA_HEIGHT, PAD, MARGIN = 4.8, 2.7, 0.06, 0.32
+# Inches, and square inches an image.
+PAD, MARGIN, CAMERA_AREA = 0.06, 0.32, 13.0
 DPI = 120
 # Boxes lower than this share of the image stay without a name.
 NAMED_HEIGHT = 0.1
@@ -85,17 +85,15 @@ def draw_frame(
     images = load_images(frame)
     rows = max(2, math.ceil(len(images) / CAMERA_COLUMNS))
     columns = min(CAMERA_COLUMNS, len(images))
-    side = rows * CAMERA_HEIGHT + (rows - 1) * PAD
-    left = columns * (CAMERA_WIDTH + PAD) + PAD
+    width, height = _camera_inches(frame)
+    side = rows * height + (rows - 1) * PAD
+    left = columns * (width + PAD) + PAD
     figure = Figure(figsize=(left + side + PAD, side + 2 * MARGIN), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     for index, (camera, image) in enumerate(zip(frame.cameras, images, strict=True)):
         row, column = divmod(index, columns)
-        corner = (
-            PAD + column * (CAMERA_WIDTH + PAD),
-            MARGIN + (rows - 1 - row) * (CAMERA_HEIGHT + PAD),
-        )
-        axes = _axes(figure, corner, (CAMERA_WIDTH, CAMERA_HEIGHT))
+        corner = (PAD + column * (width + PAD), MARGIN + (rows - 1 - row) * (height + PAD))
+        axes = _axes(figure, corner, (width, height))
         axes.imshow(np.asarray(image))
         _draw_camera(axes, camera, layers)
     _draw_plane(_axes(figure, (left, MARGIN), (side, side)), points, layers, grid)
@@ -104,6 +102,12 @@ def draw_frame(
     figure.text(0.006, middle, title, color=INK, fontsize=9, va="center")
     _legend(figure, layers)
     figure.savefig(path, dpi=DPI, facecolor=BACKGROUND)
+
+
+def _camera_inches(frame: Frame) -> tuple[float, float]:
+    """(width, height) of an image on paper: the same area, whatever its shape."""
+    height, width = frame.cameras[0].size if frame.cameras else (9, 16)
+    return math.sqrt(CAMERA_AREA * width / height), math.sqrt(CAMERA_AREA * height / width)
 
 
 def _axes(figure: Figure, corner: tuple[float, float], size: tuple[float, float]) -> Axes:
