@@ -1,9 +1,8 @@
-"""Dumps in processes that are killed: python -m tests.store.dump_process FOLDER COVERAGE POINTS.
+"""Dumps in processes that are killed: python -m tests.store.dump_process FOLDER COVERAGE STRIDE.
 
-For each of POINTS (comma-separated) a dump into FOLDER/POINT is killed with SIGKILL just before
-that change to the disk, and a second process resumes it. This process only imports and forks, so
-that a kill costs milliseconds and not another import of torch. Point 0 is never reached: its dump
-prints how many changes a whole run makes.
+FOLDER/0 is a dump left alone. Every STRIDE-th change that it makes to the disk is then a point: a
+dump into FOLDER/POINT is killed with SIGKILL just before that change, and a second process resumes
+it. This process only imports and forks, so that a kill costs no further import of torch.
 """
 
 import os
@@ -46,31 +45,35 @@ def dump(folder: Path, coverage: Coverage) -> None:
     writer.finalise()
 
 
-def in_a_process(folder: Path, coverage: Coverage, *, kill_at: int) -> int:
-    """Exit status, or minus the signal that ended it."""
+def in_a_process(folder: Path, coverage: Coverage, *, kill_at: int) -> tuple[int, int]:
+    """Exit status, or minus the signal that ended it, and the number of changes to the disk."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             counter = ChangeCounter(folder, kill_at)
             dump(folder, coverage)
-            if kill_at == 0:
-                os.write(1, f"{counter.count}\n".encode())
+            os.write(writing, str(counter.count).encode())
             status = 0
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(writing)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    changes = int(os.read(reading, 20) or 0)
+    os.close(reading)
+    return status, changes
 
 
-def main(folder: str, coverage: str, points: str) -> None:
-    for point in map(int, points.split(",")):
+def main(folder: str, coverage: str, stride: str) -> None:
+    whole, changes = in_a_process(Path(folder) / "0", Coverage(coverage), kill_at=0)
+    assert whole == 0
+    for point in range(1, changes + 1, int(stride)):
         path = Path(folder) / str(point)
-        status = in_a_process(path, Coverage(coverage), kill_at=point)
-        expected = -signal.SIGKILL if point else 0
-        assert status == expected, f"point {point} ended with {status}"
-        if point:
-            status = in_a_process(path, Coverage(coverage), kill_at=-1)
-            assert status == 0, f"resuming after point {point} ended with {status}"
+        killed, _ = in_a_process(path, Coverage(coverage), kill_at=point)
+        assert killed == -signal.SIGKILL, f"point {point} ended with {killed}"
+        resumed, _ = in_a_process(path, Coverage(coverage), kill_at=0)
+        assert resumed == 0, f"resuming after point {point} ended with {resumed}"
 
 
 if __name__ == "__main__":

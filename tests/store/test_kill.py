@@ -10,41 +10,37 @@ from tests.store.building import tree
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run(folder: Path, coverage: Coverage, points: list[int]) -> str:
+def check_kills(folder: Path, coverage: Coverage, stride: int, least: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.store.dump_process", str(folder), str(coverage)]
-        + [",".join(map(str, points))],
+        [
+            *(sys.executable, "-m", "tests.store.dump_process"),
+            *(str(folder), str(coverage), str(stride)),
+        ],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def check_kills(folder: Path, coverage: Coverage, stride: int) -> None:
-    changes = int(run(folder, coverage, [0]))
-    assert changes > 50
-    points = list(range(1, changes + 1, stride))
-    run(folder, coverage, points)
     uninterrupted = tree(folder / "0")
     assert "manifest.json" in uninterrupted
     assert not any(name.startswith(("parts", "plan")) for name in uninterrupted)
+    points = sorted(path.name for path in folder.iterdir())
+    assert len(points) >= least
     for point in points:
-        resumed = tree(folder / str(point))
+        resumed = tree(folder / point)
         assert resumed.keys() == uninterrupted.keys(), point
         assert resumed == uninterrupted, point
 
 
-@pytest.mark.parametrize(("coverage", "stride"), [(Coverage.FOREGROUND, 9), (Coverage.DENSE, 14)])
+@pytest.mark.parametrize(("coverage", "stride"), [(Coverage.FOREGROUND, 26), (Coverage.DENSE, 43)])
 def test_a_killed_and_resumed_dump_is_the_uninterrupted_one(
     tmp_path: Path, coverage: Coverage, stride: int
 ):
-    check_kills(tmp_path, coverage, stride)
+    check_kills(tmp_path, coverage, stride, least=5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("coverage", list(Coverage))
 def test_a_dump_may_be_killed_before_every_change_to_the_disk(tmp_path: Path, coverage: Coverage):
-    check_kills(tmp_path, coverage, 1)
+    check_kills(tmp_path, coverage, 1, least=100)

@@ -45,7 +45,7 @@ lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, 
 
 @given(lengths)
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -128,7 +128,7 @@ def test_an_unfinished_store_says_how_far_it_is(tmp_path: Path):
     made_for = fingerprint(rows, Coverage.DENSE)
     writer = StoreWriter.open(tmp_path / "store", made_for, rows)
     writer.write_part(range(16, 32), [usual_values(made_for, row) for row in range(16, 32)])
-    with pytest.raises(IncompleteStoreError, match="1 of 3 parts.*--resume"):
+    with pytest.raises(IncompleteStoreError, match=r"1 of 3 parts.*--resume"):
         open_cache(tmp_path / "store")
     cache = open_cache(tmp_path / "store", allow_incomplete=True)
     assert cache.tokens == tuple(f"token-{row:04d}" for row in range(16, 32))

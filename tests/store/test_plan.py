@@ -1,0 +1,160 @@
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from frames.grid import BEVGrid
+from store.errors import FingerprintError, MissingTargetError, PlanError
+from store.match import require_match
+from store.plan import TeacherShapes, estimate, plan_arrays, unmet
+from store.reader import open_cache
+from store.schema import ArraySpec, Coverage, Fingerprint, Need, Places, Target
+from tests.store.building import CLASSES, GRID, NEEDS, build, fingerprint, identities
+
+SHAPES = TeacherShapes(bev_low=64, bev_high=128, classes=10, tasks=6, grid=GRID)
+CELLS = Need(Target.BEV_HIGH, Places.CELLS)
+
+
+def brief(specs: tuple[ArraySpec, ...]) -> list[tuple[str, str, tuple[int, ...], str]]:
+    return [(spec.name, str(spec.places), spec.shape, spec.dtype) for spec in specs]
+
+
+def test_foreground_keeps_cells_and_boxes():
+    needs = [
+        CELLS,
+        Need(Target.HEATMAP_LOGIT, Places.CELLS),
+        Need(Target.BOX_CODE, Places.BOXES),
+        Need(Target.BOXES, Places.BOXES),
+    ]
+    assert brief(plan_arrays(needs, Coverage.FOREGROUND, SHAPES)) == [
+        ("bev_high", "cells", (128,), "float16"),
+        ("heatmap_logit", "cells", (10,), "float16"),
+        ("box_code", "boxes", (10,), "float32"),
+        ("boxes/centre", "boxes", (3,), "float32"),
+        ("boxes/size", "boxes", (3,), "float32"),
+        ("boxes/yaw", "boxes", (), "float32"),
+        ("boxes/velocity", "boxes", (2,), "float32"),
+        ("boxes/score", "boxes", (), "float32"),
+        ("boxes/label", "boxes", (), "int64"),
+        ("cells/index", "cells", (), "int32"),
+    ]
+
+
+def test_dense_stores_whole_maps_and_still_the_cell_index():
+    assert brief(plan_arrays([CELLS], Coverage.DENSE, SHAPES)) == [
+        ("bev_high", "map", (128, 6, 8), "float16"),
+        ("cells/index", "cells", (), "int32"),
+    ]
+
+
+def test_a_whole_map_serves_every_place():
+    needs = [Need(Target.BOX_CODE, places) for places in (Places.BOXES, Places.MAP)]
+    specs = plan_arrays(needs, Coverage.FOREGROUND, SHAPES)
+    assert brief(specs) == [("box_code", "map", (60, 6, 8), "float32")]
+    assert unmet(needs, specs) == []
+
+
+def test_decoded_boxes_exist_only_at_boxes():
+    with pytest.raises(PlanError, match=r"Need\(Target.BOXES, Places.BOXES\)"):
+        plan_arrays([Need(Target.BOXES, Places.MAP)], Coverage.DENSE, SHAPES)
+
+
+def test_cells_without_their_index_are_unmet():
+    specs = plan_arrays([Need(Target.BEV_HIGH, Places.MAP)], Coverage.DENSE, SHAPES)
+    assert unmet([CELLS], specs) == ["bev_high at cells"]
+    assert unmet([Need(Target.BOXES, Places.BOXES)], specs) == ["boxes at boxes"]
+
+
+def test_every_plan_serves_its_needs():
+    for coverage in Coverage:
+        assert unmet(NEEDS, plan_arrays(NEEDS, coverage, SHAPES)) == []
+
+
+def test_the_estimate_counts_places():
+    specs = plan_arrays([CELLS, Need(Target.BEV_LOW, Places.MAP)], Coverage.FOREGROUND, SHAPES)
+    table = {
+        row.array: (row.shape, row.bytes_per_frame, row.total)
+        for row in estimate(specs, frames=10, boxes_total=25, cells_total=100)
+    }
+    assert table == {
+        "bev_low": ("map x 64 x 6 x 8", 64 * 48 * 2, 64 * 48 * 2 * 10),
+        "bev_high": ("cells x 128", 2560, 25600),
+        "cells/index": ("cells", 40, 400),
+        "gt/values": ("boxes x 9", 90, 900),
+        "gt/labels": ("boxes", 20, 200),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../up"}, "pattern"),
+        ({"shape": (3,)}, r"a map is \(C, H, W\)"),
+        ({"shape": (3, 1 << 20, 1 << 20)}, "absurd"),
+        ({"places": "cells"}, r"one value is \(C,\) or \(\)"),
+        ({"dtype": "object"}, "dtype"),
+        ({"max_error": -1.0}, "max_error"),
+    ],
+)
+def test_a_spec_is_checked(changes: dict[str, object], message: str):
+    good = {"name": "bev", "places": "map", "shape": (3, 6, 8), "dtype": "float16"}
+    ArraySpec.model_validate(good)
+    with pytest.raises(ValidationError, match=message):
+        ArraySpec.model_validate(good | changes)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "a"], "twice"),
+        (["a", "a/b"], "arrays inside arrays"),
+        (["rows/token"], "are the store's"),
+        (["a"], "need the array 'cells/index'"),
+    ],
+)
+def test_arrays_must_fit_together(names: list[str], message: str):
+    document = fingerprint(identities(1)).model_dump(mode="json")
+    document["arrays"] = [
+        {"name": name, "places": "cells", "shape": [], "dtype": "int32"} for name in names
+    ]
+    with pytest.raises(ValidationError, match=message):
+        Fingerprint.model_validate(document)
+
+
+def test_a_fingerprint_survives_json_and_matches_itself():
+    made_for = fingerprint(identities(2))
+    again = Fingerprint.model_validate_json(made_for.model_dump_json())
+    assert again == made_for
+    assert again.mismatches(made_for) == []
+
+
+def test_a_student_gets_what_fits_it_and_only_that(tmp_path: Path):
+    cache = open_cache(build(tmp_path / "store", 2))
+    fitting = {
+        "needs": NEEDS,
+        "tokens": ["token-0001"],
+        "grid": GRID,
+        "classes": CLASSES,
+        "ground_truth_filter": {"min_points": 1},
+    }
+    require_match(cache, **fitting)
+    other: BEVGrid = GRID.model_copy(update={"cell_size": 0.8})
+    wrong = {
+        "tokens": ["token-0001", "x"],
+        "grid": other,
+        "classes": ("car",),
+        "ground_truth_filter": {"min_points": 5},
+    }
+    with pytest.raises(FingerprintError, match="does not match") as caught:
+        require_match(cache, **(fitting | wrong))
+    assert [line.split(":")[0] for line in caught.value.mismatches] == [
+        "classes",
+        "dataset.ground_truth_filter.min_points",
+        "grid.cell_size",
+        "dataset tokens",
+    ]
+    assert "grid.cell_size: found 1.0, expected 0.8" in caught.value.mismatches
+    missing = [*NEEDS, Need(Target.HEATMAP_LOGIT, Places.MAP)]
+    with pytest.raises(MissingTargetError, match=re.escape("heatmap_logit at map; it holds")):
+        require_match(cache, **(fitting | {"needs": missing}))
