@@ -29,7 +29,7 @@ class CenterDecodeConfig(BaseModel):
     score_threshold: float = Field(0.1, ge=0, lt=1)
     centre_min: tuple[float, float, float] = (-61.2, -61.2, -10.0)
     centre_max: tuple[float, float, float] = (61.2, 61.2, 10.0)
-    circle_squared: tuple[NonNegativeFloat, ...] = (4, 12, 10, 1, 0.85, 0.175)
+    circle_squared: tuple[NonNegativeFloat, ...] = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
     candidates: PositiveInt = 500
     kept: PositiveInt = 83
 
@@ -54,7 +54,7 @@ def decode(maps: CenterMaps, grid: BEVGrid, config: CenterDecodeConfig) -> list[
     return [_merge(list(frame)) for frame in zip(*parts, strict=True)]
 
 
-def circle_keep(centres: Float32[Tensor, "n 2"], squared: float, limit: int) -> Bool[Tensor, "n"]:
+def circle_keep(centres: Float32[Tensor, "n 2"], squared: float, limit: int) -> Bool[Tensor, " n"]:
     """Greedy suppression by centre distance.
 
     Args:

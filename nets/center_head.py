@@ -71,7 +71,7 @@ class CenterMaps:
 
     heatmap_logit: Float32[Tensor, "b classes h w"]
     box_code: Float32[Tensor, "b tasks 10 h w"]
-    class_task: Int64[Tensor, "classes"]
+    class_task: Int64[Tensor, " classes"]
 
 
 class CenterHead(nn.Module):

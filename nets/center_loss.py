@@ -6,10 +6,10 @@ ranks, and the 500 objects a task are no cap here. The logits are left untouched
 
 import torch
 from jaxtyping import Bool, Float32, Int64
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 
-from frames.box_code import encode_boxes
+from frames.box_code import CODE_SIZE, encode_boxes
 from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
 from frames.heatmap import center_heatmap, on_grid
@@ -32,18 +32,9 @@ class CenterLossConfig(BaseModel):
 
     heatmap: NonNegativeFloat = 1.0
     box: NonNegativeFloat = 0.25
-    code: tuple[
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-        NonNegativeFloat,
-    ] = (1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2)
+    code: tuple[NonNegativeFloat, ...] = Field(
+        (*[1.0] * 8, 0.2, 0.2), min_length=CODE_SIZE, max_length=CODE_SIZE
+    )
 
 
 def center_loss(
@@ -68,8 +59,8 @@ def center_loss(
 
 
 def task_peaks(
-    heatmap: Float32[Tensor, "b classes h w"], class_task: Int64[Tensor, "classes"]
-) -> Float32[Tensor, "classes"]:
+    heatmap: Float32[Tensor, "b classes h w"], class_task: Int64[Tensor, " classes"]
+) -> Float32[Tensor, " classes"]:
     """For every class, how many cells of its task's heatmaps are exactly 1."""
     per_class = (heatmap == 1).sum((0, 2, 3)).float()
     return torch.zeros_like(per_class).index_add(0, class_task, per_class)[class_task]
@@ -78,7 +69,7 @@ def task_peaks(
 def heatmap_loss(
     logit: Float32[Tensor, "b classes h w"],
     target: Float32[Tensor, "b classes h w"],
-    peaks: Float32[Tensor, "classes"],
+    peaks: Float32[Tensor, " classes"],
 ) -> Float32[Tensor, ""]:
     """Penalty-reduced focal loss, each class divided by the peaks of its task (at least 1).
 

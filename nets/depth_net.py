@@ -47,7 +47,7 @@ class DepthBins(BaseModel):
         """Number of bins."""
         return round((self.stop - self.start) / self.step)
 
-    def centres(self) -> Float32[Tensor, "d"]:
+    def centres(self) -> Float32[Tensor, " d"]:
         """Middle of each bin, metres (BEVDepth lifts to the near edge instead)."""
         return self.start + (torch.arange(self.count) + 0.5) * self.step
 
@@ -105,7 +105,8 @@ class CameraGate(nn.Module):
         self, x: Float[Tensor, "k c h w"], calibration: Float[Tensor, "k v"]
     ) -> Float[Tensor, "k c h w"]:
         """The gated features."""
-        return x * self.mlp(calibration)[..., None, None]
+        gate: Tensor = self.mlp(calibration)
+        return x * gate[..., None, None]
 
 
 class DepthNet(nn.Module):

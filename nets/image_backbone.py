@@ -93,8 +93,9 @@ class ImageBackbone(nn.Module):
         levels = [
             lateral(maps[level]) for lateral, level in zip(self.laterals, self._levels, strict=True)
         ]
-        merged = torch.cat(levels, 1) if self.config.merge == "concat" else sum(levels)
-        return merged.unflatten(0, images.shape[:2])
+        concat = self.config.merge == "concat"
+        merged = torch.cat(levels, dim=1) if concat else torch.stack(levels).sum(0)
+        return merged.view(*images.shape[:2], *merged.shape[1:])
 
 
 def _create_body(config: ImageBackboneConfig) -> Any:

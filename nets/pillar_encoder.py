@@ -82,7 +82,8 @@ class PillarEncoder(nn.Module):
         index = voxels.point_voxel[:, None].expand_as(features)
         # Features are not negative, so the zeros of the start never win.
         start = features.new_zeros(len(voxels.coords), features.shape[1])
-        return start.scatter_reduce(0, index, features, "amax")
+        pillars: Tensor = start.scatter_reduce(0, index, features, "amax")
+        return pillars
 
 
 def decorate(voxels: Voxels, grid: VoxelGrid) -> Float32[Tensor, "p d"]:

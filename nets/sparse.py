@@ -1,5 +1,6 @@
-"""spconv, imported once, with its import warnings silenced and its CPU algorithm chosen."""
+"""spconv, imported once, with its warnings silenced and its CPU algorithm chosen."""
 
+import logging
 import warnings
 from typing import Literal
 
@@ -10,6 +11,11 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"'locale\.getdefaultlocale'", DeprecationWarning)
     from spconv import pytorch as spconv
     from spconv.core import ConvAlgo
+
+# spconv asks torch.fx whether it is traced, in a way that newer torch logs a warning about.
+logging.getLogger("torch.fx._symbolic_trace").addFilter(
+    lambda record: "is_fx_tracing" not in record.getMessage()
+)
 
 __all__ = ["Algorithm", "conv_algorithm", "spconv"]
 

@@ -45,10 +45,11 @@ class ViewTransform(nn.Module):
         """BEV map of the grid's shape; cells no ray reaches are zero."""
         config = self.config
         depth = lifted.depth_logit.float().softmax(2)
-        points = frustum_points(geometry, config.bins, config.stride, tuple(depth.shape[-2:]))
+        size = (depth.shape[-2], depth.shape[-1])
+        points = frustum_points(geometry, config.bins, config.stride, size)
         cells = point_cells(points, config.grid, config.z_range)
         pooled = splat(depth, lifted.context.float(), cells, config.grid.num_cells)
-        return pooled.unflatten(2, config.grid.shape)
+        return pooled.view(*pooled.shape[:2], *config.grid.shape)
 
 
 def frustum_points(
@@ -76,7 +77,7 @@ def frustum_points(
 
 def point_cells(
     points: Float32[Tensor, "b *n 3"], grid: BEVGrid, z_range: tuple[float, float]
-) -> Int64[Tensor, "b *n"]:
+) -> Int64[Tensor, " b *n"]:
     """Flat cell index of each point, -1 off the grid or outside the heights."""
     z = points[..., 2]
     inside = grid.contains(points[..., :2]) & (z >= z_range[0]) & (z < z_range[1])
@@ -100,7 +101,7 @@ def splat(
         cells: Cell of each point, -1 for none.
         num_cells: Cells of one frame's grid.
     """
-    batch, cameras, bins, rows, cols = depth.shape
+    batch, _, bins, rows, cols = depth.shape
     frame = torch.arange(batch, device=cells.device).view(-1, 1, 1, 1, 1)
     bag = torch.where(cells >= 0, frame * num_cells + cells, -1).flatten()
     point = (bag >= 0).nonzero().squeeze(1)
@@ -115,4 +116,4 @@ def splat(
         mode="sum",
         per_sample_weights=depth.flatten()[point],
     )
-    return pooled.view(batch, num_cells, -1).mT
+    return pooled.view(batch, num_cells, -1).mT.contiguous()

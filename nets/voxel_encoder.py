@@ -80,7 +80,7 @@ class VoxelEncoderConfig(BaseModel):
         return self.channels[-1] * self.z_slices
 
 
-class SparseResidualBlock(nn.Module):
+class SparseResidualBlock(spconv.SparseModule):  # type: ignore[misc]
     """Two submanifold convolutions around an identity."""
 
     def __init__(self, channels: int, key: str, algorithm: Algorithm) -> None:
@@ -156,8 +156,14 @@ class VoxelEncoder(nn.Module):
             x = self.conv_input(x)
             for stage in self.stages:
                 x = stage(x)
-            dense: Tensor = self.conv_out(x).dense()
-        return dense.flatten(1, 2)
+            return _fold_height(self.conv_out(x))
+
+
+def _fold_height(x: spconv.SparseConvTensor) -> Float32[Tensor, "b c h w"]:
+    """Dense map with z folded into channels, channel-major (spconv's own dense() is deprecated)."""
+    dense: Tensor = x.features.new_zeros(x.batch_size, *x.spatial_shape, x.features.shape[1])
+    dense = dense.index_put(tuple(x.indices.long().unbind(1)), x.features)
+    return dense.permute(0, 4, 1, 2, 3).flatten(1, 2)
 
 
 def _norm(channels: int) -> nn.BatchNorm1d:

@@ -65,7 +65,7 @@ class Voxels:
     mean: Float32[Tensor, "v c"]
     coords: Int32[Tensor, "v 4"]
     points: Float32[Tensor, "p c"]
-    point_voxel: Int64[Tensor, "p"]
+    point_voxel: Int64[Tensor, " p"]
     batch_size: int
 
     def mean_of(self, values: Float32[Tensor, "p k"]) -> Float32[Tensor, "v k"]:
