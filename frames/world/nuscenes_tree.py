@@ -126,7 +126,7 @@ class SceneWriter:
     def _write_cloud(self, frame: int, seconds: float, step: int) -> Float32[np.ndarray, "n 5"]:
         """Write one LiDAR turn; returns its points."""
         path, time = self._file(self.lidar, frame, seconds, key=step == 0)
-        view = look(self.scene, self.lidar, time, LIDAR_SIGHT_FACTOR * self.config.lidar_range + 10)
+        view = look(self.scene, self.lidar, time, LIDAR_SIGHT_FACTOR * self.config.lidar_range)
         rng = scene_rng(self.config, self.split, self.index, frame, 2, step)
         cloud = points(self.scene, self.config, view, self.lidar, rng)
         cloud.tofile(path)

@@ -105,7 +105,7 @@ def _kerbside(street: Street, kind: Kind) -> list[Body]:
 
 def _lot(street: Street, kind: Kind) -> list[Body]:
     """Parked across, beyond the pavement."""
-    left = street.side() * street.rng.choice([18.0, 24.5])
+    left = street.side() * street.rng.uniform(17.5, 20.0)
     yaw = street.rng.choice([-1, 1]) * math.pi / 2 + street.rng.normal(0, 0.06)
     track = still(street.times, street.along(), float(left), float(yaw))
     return [_body(street, kind, track, parked=True)]
@@ -233,7 +233,7 @@ MANNERS: dict[str, tuple[tuple[float, Proposal], ...]] = {
     "trailer": ((0.50, _kerbside), (0.50, _towed)),
     "bus": ((0.15, _kerbside), (0.70, _driving), (0.15, _crossing)),
     "truck": ((0.20, _kerbside), (0.60, _driving), (0.20, _crossing)),
-    "car": ((0.20, _kerbside), (0.15, _lot), (0.50, _driving), (0.15, _crossing)),
+    "car": ((0.12, _kerbside), (0.16, _lot), (0.54, _driving), (0.18, _crossing)),
     "motorcycle": ((1.0, _cycle),),
     "bicycle": ((1.0, _cycle),),
     "pedestrian": ((1.0, _walking),),

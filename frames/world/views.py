@@ -56,7 +56,7 @@ def look(scene: Scene, sensor: Sensor, time: float, sight: float) -> View:
         scene: What there is.
         sensor: Who looks.
         time: Of the scene, seconds.
-        sight: Bodies whose centre lies further away are left out, metres.
+        sight: Bodies whose corners all lie further away are left out, metres.
     """
     global_from_sensor = ego_pose(scene, time) @ sensor.ego_from_sensor
     sensor_from_global = global_from_sensor.inverse()
@@ -74,7 +74,7 @@ def look(scene: Scene, sensor: Sensor, time: float, sight: float) -> View:
     else:
         rows, cols = sensor.ground.shape
         windows = camera_windows(corners, sensor.image_from_cam, (rows, cols))
-    near = np.linalg.norm(placement.translation, axis=1) < sight
+    near = np.linalg.norm(corners, axis=2).min(1) < sight
     windows = windows[near[windows[:, 0]]]
     hits = cast(sensor.directions, sensor.ground, scene.solids, placement, windows)
     return View(hits, global_from_sensor, poses[:, 2])

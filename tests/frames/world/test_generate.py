@@ -133,7 +133,7 @@ def test_velocities_are_true(nusc: NuScenes):
             ahead, behind = (at(scene.states, frame * 0.5 + s)[number] for s in (0.01, -0.01))
             true = (ahead - behind)[:2] / 0.02
             # A difference over a second cuts corners, and braking shows in the outer frames.
-            np.testing.assert_allclose(found, true, atol=0.15 + 0.1 * np.linalg.norm(true))
+            np.testing.assert_allclose(found, true, atol=0.15 + 0.1 * float(np.linalg.norm(true)))
             speeds.append(np.linalg.norm(true))
     assert max(speeds) > 2
     assert min(speeds) == 0
@@ -205,7 +205,7 @@ def test_the_devkit_gathers_several_sweeps(nusc: NuScenes):
 def test_visibility_follows_the_pixels(nusc: NuScenes):
     levels = [row["visibility_token"] for row in nusc.sample_annotation]
     assert {"1", "4"} <= set(levels) <= {"1", "2", "3", "4"}
-    points = {level: [] for level in "1234"}
+    points: dict[str, list[int]] = {level: [] for level in "1234"}
     for row in nusc.sample_annotation:
         points[row["visibility_token"]].append(row["num_lidar_pts"])
     assert np.mean(points["4"]) > 3 * np.mean(points["1"])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frames.detection_classes import DETECTION_CLASSES
-from frames.world.catalogue import KINDS
+from frames.world.catalogue import COLOURS, KINDS
 from frames.world.collision import touches
 from frames.world.config import WorldConfig
 from frames.world.road import Road
@@ -156,6 +156,7 @@ def test_projected_boxes_cover_their_own_pixels(scene: Scene):
     owners_seen = 0
     for mount in MOUNTS:
         sensor = camera(mount, CONFIG.image_size)
+        assert sensor.image_from_cam is not None
         view = look(scene, sensor, 1.0, CAMERA_SIGHT)
         cam_from_global = view.global_from_sensor.inverse()
         owner = np.where(view.hits.part >= 0, scene.solids.owner[view.hits.part], -1)
@@ -184,7 +185,7 @@ def test_the_picture_shows_the_colour_of_what_is_hit(scene: Scene):
     sensor = camera(MOUNTS[0], CONFIG.image_size)
     view = look(scene, sensor, 1.0, CAMERA_SIGHT)
     picture = image(scene, sensor, view, np.random.default_rng(0)).astype(float)
-    tails = (scene.colours == np.float32([0.85, 0.05, 0.05])).all(1)
+    tails = (scene.colours == np.array(COLOURS["tail"], dtype=np.float32)).all(1)
     red = (view.hits.part >= 0) & tails[view.hits.part] & (view.hits.depth < 25)
     assert red.any()
     assert (picture[red][:, 0] > 1.5 * picture[red][:, 1]).all()
