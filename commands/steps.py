@@ -19,6 +19,7 @@ from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.evaluate import Detect, detect_all, draw_pictures
+from store.errors import FingerprintError, IncompleteStoreError, NotACacheError
 from store.reader import open_cache
 from store.schema import Coverage
 from student_train.config import StudentRun
@@ -72,12 +73,40 @@ def dump_teacher(
             resume=resume,
             on_rows=advance,
         )
-    stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    cache = open_cache(out)
+    cache, stored = open_cache(out), stored_bytes(out)
     console.print(
         f"sealed {out}: {len(cache)} rows, {human_bytes(stored)} on disk "
         f"({stored / len(cache):,.0f} bytes a frame), manifest {cache.manifest_hash[:12]}"
     )
+
+
+def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
+    """Dump the teacher unless the store is there already, sealed and of this very teacher.
+
+    Raises:
+        CacheError: The folder holds another teacher's store.
+    """
+    try:
+        cache = open_cache(out)
+    except (NotACacheError, IncompleteStoreError) as error:
+        dump_teacher(teacher, run, out, resume=isinstance(error, IncompleteStoreError))
+        return
+    found = cache.fingerprint.teacher.checkpoint_sha256
+    if found != teacher.info.identity.checkpoint_sha256:
+        raise FingerprintError(
+            out,
+            [
+                f"teacher.checkpoint_sha256: found {found}, expected "
+                f"{teacher.info.identity.checkpoint_sha256}"
+            ],
+            "Remove that folder to dump this teacher.",
+        )
+    console.print(f"{out} holds this teacher's {len(cache)} rows already")
+
+
+def stored_bytes(store: Path) -> int:
+    """Bytes of a store on disk."""
+    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ def _draw_camera(axes: Axes, camera: Camera, layers: Sequence[Layer]) -> None:
     height, width = camera.size
     for layer in layers:
         pixels, box, edge = box_segments(layer.boxes, camera)
+        if not len(box):
+            continue
         front = torch.isin(edge, torch.tensor(FRONT_EDGES))
         lines = LineCollection(
             list(pixels.numpy()),

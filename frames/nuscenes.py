@@ -74,6 +74,11 @@ class NuScenesConfig(BaseModel):
     min_points: int = Field(1, ge=0)
     cameras: tuple[CameraName, ...] = CAMERAS
 
+    @property
+    def ground_truth_filter(self) -> dict[str, Any]:
+        """What decides which annotations are ground truth; part of a cache's fingerprint."""
+        return {"classes": list(DETECTION_CLASSES), "min_points": self.min_points}
+
 
 def read_frames(config: NuScenesConfig, limit: int | None = None) -> list[Frame]:
     """The frames of a split: scenes in the order of their table, frames by time.

@@ -1,6 +1,8 @@
 """The training loop both stages share: Lightning, configured once."""
 
 import logging
+import statistics
+import time
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -158,6 +160,8 @@ def fit(
         multiprocessing_context="forkserver" if config.workers else None,
         persistent_workers=config.workers > 0,
     )
+    # Convolutions on a CPU run about 1.7 times as fast on channels-last maps.
+    training = training.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainer = _trainer(config, out_dir, device, name)
     with warnings.catch_warnings():
         # Lightning wants more loader processes than a small machine has, and warns that a run
@@ -192,11 +196,34 @@ def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Tra
             EMAWeightAveraging(decay=config.average),
             saved,
             OnExceptionCheckpoint(out_dir, "state"),
+            StepTimer(),
             StepProgress(name),
         ],
         enable_model_summary=False,
         enable_checkpointing=True,
     )
+
+
+class StepTimer(pl.Callback):
+    """Logs ``step_seconds``, the median time from one step's end to the next since the last log.
+
+    Loading is in it, as it is in the user's wait.
+    """
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.seconds: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """One more step is done."""
+        now = time.perf_counter()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
+        if self.seconds and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("step_seconds", statistics.median(self.seconds))
 
 
 class StepProgress(RichProgressBar):

@@ -58,6 +58,7 @@ class DamagedRowError(DamagedStoreError):
     Attributes:
         token: The row.
         array: The array.
+        found: What is wrong with it.
     """
 
     def __init__(self, token: str, array: str, found: str) -> None:
@@ -67,10 +68,11 @@ class DamagedRowError(DamagedStoreError):
         )
         self.token = token
         self.array = array
+        self.found = found
 
-    def __reduce__(self) -> tuple[type[DamagedStoreError], tuple[str]]:
-        # A DataLoader worker sends its exception as pickled arguments; the message must survive.
-        return DamagedStoreError, (str(self),)
+    def __reduce__(self) -> tuple[type["DamagedRowError"], tuple[str, str, str]]:
+        # By default an exception is rebuilt from its message alone, which __init__ does not take.
+        return DamagedRowError, (self.token, self.array, self.found)
 
 
 class UnknownTokenError(CacheError):

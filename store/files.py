@@ -86,7 +86,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     """
     data = read_bounded(path)
     try:
-        payload = json.loads(data)
+        payload: dict[str, Any] = json.loads(data)
         version = payload["format"]
         stated = payload[HASH_KEY]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -99,7 +99,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     content = {key: value for key, value in payload.items() if key != HASH_KEY}
     if stated != _hash(content) or _canonical(payload) != data:
         raise DamagedStoreError(f"{path} does not match its own hash; fetch the store again")
-    return {**payload}
+    return payload
 
 
 def read_bounded(path: Path, size: int = MAX_DOCUMENT_BYTES) -> bytes:

@@ -1,7 +1,6 @@
 """A row's values, held against the plan before anything is written."""
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,9 +91,3 @@ def _check_cells(cells: npt.NDArray[Any], grid: BEVGrid, token: str) -> None:
         raise RowValueError(
             f"row {token!r} names cell {outside[0]}; the grid has cells 0 to {grid.num_cells - 1}"
         )
-
-
-def concatenated(rows: Sequence[npt.NDArray[Any]], spec: ArraySpec) -> npt.NDArray[Any]:
-    """The ragged values of several rows one after the other; never without the value's shape."""
-    empty = np.empty((0, *spec.shape), spec.dtype)
-    return np.concatenate([empty, *rows])

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from frames.depth_map import depth_targets
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.loading import load_images, load_points
+from nets.camera_geometry import CameraGeometry
 from runs.sampler import Example
 from store.reader import Cache
 from store.schema import Need
@@ -26,32 +26,23 @@ from student_train.targets import FrameTargets, frame_targets, pad_targets
 
 @dataclass(frozen=True, slots=True)
 class CameraInput:
-    """Images and where they look, for one frame (no b axis) or a batch.
+    """Images, augmented, RGB, and where they look."""
 
-    Attributes:
-        images: RGB, augmented.
-        image_from_cam: Intrinsics of the file's image, pixels.
-        ego_from_cam: Camera poses.
-        augmented_from_image: Image augmentation on homogeneous pixels.
-        augmented_from_ego: BEV augmentation.
-    """
-
-    images: UInt8[Tensor, "*b v 3 h w"]
-    image_from_cam: Float32[Tensor, "*b v 3 3"]
-    ego_from_cam: Float32[Tensor, "*b v 4 4"]
-    augmented_from_image: Float32[Tensor, "*b v 3 3"]
-    augmented_from_ego: Float32[Tensor, "*b 4 4"]
+    images: UInt8[Tensor, "b v 3 h w"]
+    geometry: CameraGeometry
 
     @classmethod
     def stack(cls, frames: Sequence["CameraInput"]) -> "CameraInput":
-        """One batch."""
-        names = cls.__dataclass_fields__
-        return cls(*(torch.stack([getattr(frame, name) for frame in frames]) for name in names))
+        """One batch of batches."""
+        geometry = {
+            name: torch.cat([getattr(frame.geometry, name) for frame in frames])
+            for name in CameraGeometry.__dataclass_fields__
+        }
+        return cls(torch.cat([frame.images for frame in frames]), CameraGeometry(**geometry))
 
     def to(self, device: torch.device) -> "CameraInput":
         """The same on another device."""
-        names = self.__dataclass_fields__
-        return CameraInput(*(getattr(self, name).to(device, non_blocking=True) for name in names))
+        return CameraInput(self.images.to(device, non_blocking=True), self.geometry.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +125,11 @@ class StudentDataset(Dataset[StudentExample]):
             return None
         return depth_targets(
             load_points(frame)[:, :3],
-            cameras.image_from_cam,
-            cameras.ego_from_cam,
-            cameras.augmented_from_image,
+            cameras.geometry.image_from_cam[0],
+            cameras.geometry.ego_from_cam[0],
+            cameras.geometry.augmented_from_image[0],
             image_size=self.run.image_augment.out_size,
-            stride=self.run.student.image_stride,
+            stride=self.run.student.depth.stride,
         )
 
     @staticmethod
@@ -156,23 +147,22 @@ class StudentDataset(Dataset[StudentExample]):
 def camera_input(
     frame: Frame, run: StudentRun, augment: BevAugment, rng: np.random.Generator | None
 ) -> CameraInput:
-    """A frame's images; augmented at random if a generator is given, else as in testing."""
+    """One frame's images; augmented at random if a generator is given, else as in testing."""
     chance = rng or np.random.default_rng(0)
     draws = [
         run.image_augment.draw(chance, camera.size, training=rng is not None)
         for camera in frame.cameras
     ]
-    images = load_images(frame)
-    as_tensors: dict[str, list[Any]] = {
-        "image_from_cam": [camera.image_from_cam for camera in frame.cameras],
-        "ego_from_cam": [camera.ego_from_cam.matrix for camera in frame.cameras],
-    }
-    return CameraInput(
-        torch.stack([draw.apply(image) for draw, image in zip(draws, images, strict=True)]),
-        *(torch.from_numpy(np.stack(values)).float() for values in as_tensors.values()),
-        torch.stack([draw.matrix for draw in draws]),
-        augment.matrix4,
+    images = [draw.apply(image) for draw, image in zip(draws, load_images(frame), strict=True)]
+    poses = np.stack([camera.ego_from_cam.matrix for camera in frame.cameras])
+    intrinsics = np.stack([camera.image_from_cam for camera in frame.cameras])
+    geometry = CameraGeometry(
+        image_from_cam=torch.from_numpy(intrinsics).float()[None],
+        augmented_from_image=torch.stack([draw.matrix for draw in draws])[None],
+        ego_from_cam=torch.from_numpy(poses).float()[None],
+        augmented_from_ego=augment.matrix4[None],
     )
+    return CameraInput(torch.stack(images)[None], geometry)
 
 
 def check_cameras(frames: Sequence[Frame], names: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ class StudentDetector:
         """Decoded boxes of each frame."""
         identity = BevAugment.identity()
         inputs = [camera_input(frame, self.run, identity, None) for frame in frames]
-        output = self.network(CameraInput.stack(inputs).to(self.device))
+        cameras = CameraInput.stack(inputs).to(self.device)
+        output = self.network(cameras.images, cameras.geometry)
         config = self.run.student
         return decode(output.maps.head, config.grid, config.decode)

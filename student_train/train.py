@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nets.depth_net import depth_loss
+from nets.depth_net import depth_loss, depth_target
 from torch import Tensor, nn
 
 from frames.detection_classes import DETECTION_CLASSES
@@ -13,6 +13,7 @@ from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from runs.checkpoint import save_checkpoint
 from runs.fit import Training, fit, seed_run
+from store.match import require_match
 from store.reader import Cache
 from store.schema import Need, Target
 from student_train.balance import GradientBalance
@@ -48,11 +49,13 @@ class StudentTraining(Training):
     def loss_terms(self, batch: StudentBatch) -> dict[str, Tensor]:
         """Detection, depth if supervised, then the methods' terms at their gradient shares."""
         config = self.run.student
-        output = self.network(batch.cameras)
+        output = self.network(batch.cameras.images, batch.cameras.geometry)
         detection = center_loss(output.maps.head, batch.boxes, config.grid, config.loss)
         terms = {f"detection/{name}": term for name, term in detection.items()}
         if batch.depth is not None:
-            depth = depth_loss(output.depth_logit, batch.depth, config.view.depth)
+            # The loader has already pooled to the features' stride.
+            bins = depth_target(batch.depth, 1, config.depth.bins)
+            depth = depth_loss(output.depth_logit, bins)
             terms["detection/depth"] = config.depth_loss_weight * depth
         distilled: dict[str, Tensor] = {}
         for name, method in self.methods.items():
@@ -121,7 +124,8 @@ def train_student(
     check_cameras(frames, run.data.cameras)
     needs = needs_of(run)
     if cache is not None:
-        cache.require_match(
+        require_match(
+            cache,
             grid=run.student.grid,
             classes=DETECTION_CLASSES,
             ground_truth_filter=run.data.ground_truth_filter,

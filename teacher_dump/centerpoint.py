@@ -31,6 +31,11 @@ class PillarEncoding(PillarEncoderConfig):
 
     kind: Literal["pillar"]
 
+    @property
+    def out_channels(self) -> int:
+        """Channels of the BEV map."""
+        return self.channels
+
 
 class CenterPointConfig(BaseModel):
     """Parts of the network; they must fit together.
@@ -58,6 +63,10 @@ class CenterPointConfig(BaseModel):
         pairs = {
             "backbone.in_channels": (self.backbone.in_channels, self.encoder.out_channels),
             "head.in_channels": (self.head.in_channels, self.backbone.out_channels),
+            "decode.circle_squared entries": (
+                len(self.decode.circle_squared),
+                len(self.head.tasks),
+            ),
         }
         voxels = self.encoder.voxels
         cell = round(voxels.voxel_size[0] * self.encoder.stride, 6)

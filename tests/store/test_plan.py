@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -131,7 +132,7 @@ def test_a_fingerprint_survives_json_and_matches_itself():
 
 def test_a_student_gets_what_fits_it_and_only_that(tmp_path: Path):
     cache = open_cache(build(tmp_path / "store", 2))
-    fitting = {
+    fitting: dict[str, Any] = {
         "needs": NEEDS,
         "tokens": ["token-0001"],
         "grid": GRID,
@@ -140,7 +141,7 @@ def test_a_student_gets_what_fits_it_and_only_that(tmp_path: Path):
     }
     require_match(cache, **fitting)
     other: BEVGrid = GRID.model_copy(update={"cell_size": 0.8})
-    wrong = {
+    wrong: dict[str, Any] = {
         "tokens": ["token-0001", "x"],
         "grid": other,
         "classes": ("car",),

@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_what_is_read_belongs_to_the_caller(tmp_path: Path):
 def test_plain_zarr_reads_the_same_numbers(tmp_path: Path, coverage: Coverage):
     path = build(tmp_path / "store", 19, coverage)
     cache = open_cache(path)
-    group = zarr.open_group(path, mode="r")
+    group: Any = zarr.open_group(path, mode="r")
     tokens = [bytes(row).rstrip(b"\0").decode() for row in group["rows/token"][:]]
     assert tuple(tokens) == cache.tokens
     row = tokens.index("token-0018")
@@ -98,7 +99,7 @@ def test_plain_zarr_reads_the_same_numbers(tmp_path: Path, coverage: Coverage):
 
 
 def test_the_identity_of_rows_is_stored(tmp_path: Path):
-    group = zarr.open_group(build(tmp_path / "store", 3), mode="r")
+    group: Any = zarr.open_group(build(tmp_path / "store", 3), mode="r")
     rows = identities(3)
     assert bytes(group["rows/scene"][1]) == b"scene-1"
     assert group["rows/timestamp_us"][:].tolist() == [1_000_000, 1_000_001, 1_000_002]

@@ -1,0 +1,119 @@
+"""The demo: the whole main job on a small world, ending in a table and pictures."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from commands import steps
+from commands.progress import console
+from commands.tables import human_bytes, scores_table
+from frames.nuscenes import NuScenesConfig
+from frames.scoring import Scores
+from frames.world.config import WorldConfig
+from runs.checkpoint import load_checkpoint
+from runs.config import load_config
+from runs.metrics import last_values
+from store.reader import open_cache
+from student_train.config import StudentRun
+from student_train.methods import parse_methods
+from student_train.train import train_student
+from teacher_dump.config import TeacherRun
+from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.train import train_teacher
+
+VAL_SPLIT = "world_val"
+DEVICE = "cpu"
+
+
+def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
+    """Make a world, train and dump a teacher, train students, score everything.
+
+    What is there already from an interrupted demo is not done again.
+
+    Args:
+        configs: Folder with demo_world, demo_teacher and demo_student.toml.
+        out: Everything goes here.
+        methods: One student for each.
+
+    Raises:
+        KeyboardInterrupt: A training was interrupted; the same command continues it.
+    """
+    for method in methods:
+        parse_methods(method)
+    began = time.monotonic()
+    root = out / "world"
+    teacher_run = load_config(configs / "demo_teacher.toml", TeacherRun, data__root=root)
+    student_run = load_config(configs / "demo_student.toml", StudentRun, data__root=root)
+    console.rule("1 of 5 · a procedural world, as a nuScenes tree")
+    steps.make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
+    console.rule("2 of 5 · the LiDAR teacher")
+    checkpoint = _finished(train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE))
+    console.rule("3 of 5 · its cache: what the students' losses read, once")
+    teacher = CenterPointTeacher(load_checkpoint(checkpoint, "teacher"), torch.device(DEVICE))
+    store = out / "store"
+    every_method = "+".join(dict.fromkeys(n for m in methods for n in parse_methods(m)))
+    needy = student_run.model_copy(update={"method": every_method or "none"})
+    steps.ensure_cache(teacher, needy, store)
+    console.rule("4 of 5 · students: images in, boxes out; no teacher, no LiDAR at run time")
+    students = {
+        method: _train_student(student_run, method, store, out / f"student_{method}")
+        for method in methods
+    }
+    console.rule("5 of 5 · nuScenes' own evaluator")
+    _report(out, checkpoint, students, teacher_run.data, store)
+    console.print(f"all of it took {(time.monotonic() - began) / 60:.1f} min")
+
+
+def _finished(path: Path | None) -> Path:
+    if path is None:
+        raise KeyboardInterrupt
+    return path
+
+
+def _train_student(run: StudentRun, method: str, store: Path, out: Path) -> Path:
+    run = run.model_copy(update={"method": method})
+    cache = open_cache(store) if run.method_configs else None
+    return _finished(train_student(run, cache, out, resume=True, device=DEVICE))
+
+
+def _report(
+    out: Path, teacher: Path, students: dict[str, Path], data: NuScenesConfig, store: Path
+) -> None:
+    """Evaluate all, print the table and the pictures, write ``demo.json``."""
+    data = data.model_copy(update={"split": VAL_SPLIT})
+    device = torch.device(DEVICE)
+    judged = steps.evaluate(
+        steps.load_detector(load_checkpoint(teacher), device), data, out / "eval_teacher"
+    )
+    rows: dict[str, Scores] = {"teacher (LiDAR)": judged.scores}
+    seconds: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    pictures: list[Path] = []
+    for method, path in students.items():
+        detector = steps.load_detector(load_checkpoint(path), device)
+        result = steps.evaluate(
+            detector, data, out / f"eval_{method}", beside={"teacher": judged.detections}
+        )
+        name = f"student {method}"
+        rows[name] = result.scores
+        pictures += result.pictures
+        metrics = last_values(path.parent)
+        seconds[name] = f"{metrics['step_seconds']:.2f}"
+        parts = [
+            f"{k.rsplit('/')[-1]} {v:.2f}" for k, v in metrics.items() if k.count("/kept/") == 1
+        ]
+        kept[name] = "\n".join(p for p, k in zip(parts, metrics, strict=False) if k)
+    console.print(scores_table(rows, seconds_a_step=seconds, kept=kept))
+    stored = steps.stored_bytes(store)
+    frames = len(open_cache(store))
+    console.print(f"cache: {human_bytes(stored / frames)} a frame on disk, {frames} frames")
+    for path in pictures:
+        console.print(f"picture {path}", highlight=False)
+    document = {
+        name: {k: getattr(s, k) for k in ("nds", "mean_ap", "mate", "mase", "maoe", "mave")}
+        for name, s in rows.items()
+    }
+    (out / "demo.json").write_text(json.dumps(document, indent=2))
