@@ -15,7 +15,7 @@ class WorldConfig(BaseModel):
     Attributes:
         train_scenes: Scenes of split ``world_train``.
         val_scenes: Scenes of split ``world_val``.
-        frames_per_scene: Key frames of a scene, 2 Hz.
+        frames_per_scene: Key frames of a scene, 2 Hz; after more a bent street would meet itself.
         sweeps_per_key: LiDAR sweeps without annotation between two key frames.
         seed: Another seed is another world.
         image_size: (height, width) of every image, pixels.
@@ -30,7 +30,7 @@ class WorldConfig(BaseModel):
 
     train_scenes: Annotated[int, Field(ge=0)] = 30
     val_scenes: Annotated[int, Field(ge=0)] = 12
-    frames_per_scene: Annotated[int, Field(ge=1, le=100)] = 20
+    frames_per_scene: Annotated[int, Field(ge=1, le=30)] = 20
     sweeps_per_key: Annotated[int, Field(ge=0, le=9)] = 1
     seed: Annotated[int, Field(ge=0)] = 0
     image_size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (96, 264)

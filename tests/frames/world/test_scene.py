@@ -64,6 +64,14 @@ def test_touching_rectangles_by_hand(shift: float, expected: bool):
     assert hits.tolist() == [expected]
 
 
+@pytest.mark.parametrize(("yaw", "expected"), [(0.0, True), (math.pi / 4, False)])
+def test_only_the_turned_one_may_part_them(yaw: float, expected: bool):
+    # Squares of 2 m, 1.9 m apart along both axes: their corners overlap unless one stands on edge.
+    other = np.array([[[1.9, 1.9, yaw]]])
+    square = np.array([2.0, 2.0])
+    assert touches(np.zeros((1, 3)), square, other, square[None], 0.0).tolist() == [expected]
+
+
 def test_nothing_touches_anything(scene: Scene):
     sizes = np.array([body.size[:2] for body in scene.bodies])
     for number in range(1, len(scene.bodies)):
@@ -148,6 +156,10 @@ def test_returns_are_noisy_thinned_and_in_the_formats_units(scene: Scene):
     # A beam's elevation is its ring's; noise is along the ray.
     elevation = np.arctan2(cloud[:, 2], np.hypot(cloud[:, 0], cloud[:, 1]))
     np.testing.assert_allclose(elevation, sensor.elevations[cloud[:, 4].astype(int)], atol=1e-4)
+    azimuth = np.arctan2(cloud[:, 1], cloud[:, 0]) / (2 * math.pi / CONFIG.azimuth_steps)
+    column = azimuth.round().astype(int) % CONFIG.azimuth_steps
+    sent_to = view.hits.depth[cloud[:, 4].astype(int), column]
+    assert (np.linalg.norm(cloud[:, :3], axis=1) - sent_to).std() == pytest.approx(0.03, rel=0.05)
     ground = cloud[np.abs(cloud[:, 2] + sensor.ego_from_sensor.translation[2]) < 0.2]
     assert len(ground) > 0.2 * len(cloud)
 
