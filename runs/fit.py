@@ -1,6 +1,7 @@
 """The training loop both stages share: Lightning, configured once."""
 
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -97,22 +98,22 @@ class Training(pl.LightningModule, ABC):
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _rate(self, step: int) -> float:
-        """Factor on the learning rate: linear growth, then flat or half a cosine."""
-        config = self.fit_config
-        grown = config.warmup * config.steps
-        if step < grown:
-            return (step + 1) / (grown + 1)
-        if config.schedule == "flat":
-            return 1.0
-        left = (step - grown) / max(config.steps - grown, 1)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(left, 1.0)))))
+
+def rate(config: FitConfig, step: int) -> float:
+    """Factor on the learning rate: linear growth, then flat or half a cosine."""
+    grown = config.warmup * config.steps
+    if step < grown:
+        return (step + 1) / (grown + 1)
+    if config.schedule == "flat":
+        return 1.0
+    left = (step - grown) / max(config.steps - grown, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
 
 
 def seed_run(seed: int, threads: int | None) -> None:
@@ -187,7 +188,7 @@ def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Tra
         max_epochs=1,
         precision=config.precision,
         gradient_clip_val=config.clip_norm,
-        log_every_n_steps=config.log_every,
+        log_every_n_steps=min(config.log_every, config.steps),
         logger=[
             CSVLogger(out_dir, name="", version="", prefix=""),
             TensorBoardLogger(out_dir, name="", version="tensorboard"),

@@ -1,6 +1,7 @@
 """What a training run logged, read back from its ``metrics.csv``."""
 
 import csv
+import statistics
 from pathlib import Path
 
 
@@ -11,3 +12,17 @@ def last_values(run_dir: Path, prefix: str = "") -> dict[str, float]:
         for row in csv.DictReader(file):
             values |= {k: float(v) for k, v in row.items() if v and k.startswith(prefix)}
     return values
+
+
+def mean_values(run_dir: Path, prefixes: tuple[str, ...]) -> dict[str, float]:
+    """Each metric's mean over the run's second half, named ``mean/...``."""
+    series: dict[str, list[float]] = {}
+    with (run_dir / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name.startswith(prefixes):
+                    series.setdefault(name, []).append(float(value))
+    return {
+        f"mean/{name}": statistics.mean(values[len(values) // 2 :])
+        for name, values in series.items()
+    }

@@ -1,7 +1,31 @@
-"""Every test run checks the shapes in the signatures: jaxtyping + beartype on import."""
+"""Shapes in signatures are checked on import (jaxtyping + beartype); a tiny world is shared."""
 
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["commands", "frames", "store", "nets", "runs", "teacher_dump", "student_train"], "beartype.beartype"
+    ["commands", "frames", "store", "nets", "runs", "teacher_dump", "student_train"],
+    "beartype.beartype",
 )
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A procedural world of one training and one validation scene, three frames each."""
+    from frames.world.config import WorldConfig
+    from frames.world.generate import write_world
+
+    root = tmp_path_factory.mktemp("world")
+    config = WorldConfig(
+        train_scenes=1,
+        val_scenes=1,
+        frames_per_scene=3,
+        image_size=(48, 132),
+        beams=16,
+        azimuth_steps=180,
+        objects_per_frame=(20, 24),
+    )
+    write_world(config, root, workers=1)
+    return root

@@ -1,0 +1,43 @@
+"""Head, loss and decoder together: one frame learned by heart comes back as boxes."""
+
+import torch
+
+from frames.boxes import BoxBatch, Boxes3D
+from frames.detection_classes import DETECTION_CLASSES
+from frames.grid import BEVGrid
+from nets.center_decode import CenterDecodeConfig, decode
+from nets.center_head import CenterHead, CenterHeadConfig
+from nets.center_loss import CenterLossConfig, center_loss
+
+GRID = BEVGrid(x_min=-6.4, y_min=-6.4, cell_size=0.8, shape=(16, 16))
+
+
+def test_one_frame_is_learned_and_decoded_to_a_tenth_of_a_metre():
+    torch.manual_seed(0)
+    truth = Boxes3D(
+        torch.tensor(
+            [
+                [-3.1, 2.7, 0.4, 4.4, 1.9, 1.6, 0.7, 2.0, 1.0],
+                [4.0, -4.2, 1.0, 9.0, 2.8, 3.4, -2.2, 0.0, 0.0],
+                [1.3, 5.0, 0.1, 0.7, 0.6, 1.7, 3.0, -1.0, 0.5],
+            ]
+        ),
+        torch.tensor([0, 3, 8]),
+    )
+    tasks = (DETECTION_CLASSES[5:], DETECTION_CLASSES[:5])
+    config = CenterHeadConfig(in_channels=16, tasks=tasks, shared_channels=16, head_channels=16)
+    head = CenterHead(config)
+    features = torch.randn(1, 16, 16, 16)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 150)
+    for _ in range(150):
+        terms = center_loss(head(features), BoxBatch.pad([truth]), GRID, CenterLossConfig())
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        schedule.step()
+    decoding = CenterDecodeConfig(score_threshold=0.5, circle_squared=(1.0, 1.0))
+    found = decode(head(features), GRID, decoding)[0]
+    order = found.labels.argsort()
+    assert found.labels[order].tolist() == [0, 3, 8]
+    torch.testing.assert_close(found.boxes[order], truth.values, rtol=0, atol=0.1)

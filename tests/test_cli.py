@@ -1,0 +1,239 @@
+"""The main job through the command line, and what bad input does."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cli
+from frames.nuscenes import read_frames
+from runs.checkpoint import load_checkpoint
+from store.reader import open_cache
+from tests.tiny import student_run, write_student_toml, write_teacher_toml
+
+Run = Callable[..., tuple[int, str]]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line; gives its exit code and what it printed, on one line."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["bevcache", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher, its foreground and dense caches."""
+    folder = tmp_path_factory.mktemp("job")
+    teacher, student = write_teacher_toml(folder, world), write_student_toml(folder, world)
+
+    def call(*arguments: object) -> None:
+        sys.argv = ["bevcache", *map(str, arguments)]
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+
+    call("train-teacher", teacher, "--out", folder / "teacher", "--device", "cpu")
+    for coverage in ("foreground", "dense"):
+        call(
+            *("dump-teacher", student, "--checkpoint", folder / "teacher" / "teacher.pt"),
+            *("--coverage", coverage, "--out", folder / coverage, "--device", "cpu"),
+        )
+    return folder
+
+
+def test_the_whole_job(run: Run, done: Path, world: Path, tmp_path: Path):
+    student = write_student_toml(tmp_path, world)
+    code, text = run(
+        *("train-student", student, "--method", "xgd+imitation", "--device", "cpu"),
+        *("--store", done / "foreground", "--out", tmp_path / "student"),
+    )
+    assert code == 0, text
+    notes = load_checkpoint(tmp_path / "student" / "student.pt", "student").notes
+    assert notes["cache"] == open_cache(done / "foreground").manifest_hash
+    logged = (tmp_path / "student" / "metrics.csv").read_text().splitlines()[0].split(",")
+    for name in ("loss/xgd/box", "share/xgd/box", "share/imitation/feature", "xgd/kept/heading"):
+        assert name in logged
+    code, text = run(
+        *("evaluate", tmp_path / "student" / "student.pt", "--split", "world_val"),
+        *("--out", tmp_path / "eval", "--pictures", 1, "--device", "cpu"),
+    )
+    assert code == 0, text
+    assert "mATE" in text
+    (picture,) = (tmp_path / "eval" / "pictures").glob("*.png")
+    assert Image.open(picture).width > 500
+    results = json.loads((tmp_path / "eval" / "results_nusc.json").read_text())
+    assert len(results["results"]) == 3
+
+
+def test_a_student_needs_no_lidar_file(run: Run, done: Path, world: Path, tmp_path: Path):
+    blind = tmp_path / "world"
+    shutil.copytree(world, blind)
+    shutil.rmtree(blind / "samples" / "LIDAR_TOP")
+    shutil.rmtree(blind / "sweeps")
+    student = write_student_toml(tmp_path, blind)
+    arguments = ("--method", "xgd", "--store", done / "foreground", "--device", "cpu")
+    code, text = run("train-student", student, *arguments, "--out", tmp_path / "s")
+    assert code == 0, text
+    supervised = write_student_toml(tmp_path, blind, depth=1.0)
+    code, text = run("train-student", supervised, *arguments, "--out", tmp_path / "d")
+    assert code == 1
+    assert "LIDAR_TOP" in text
+
+
+def test_foreground_and_dense_caches_train_the_same_student(
+    run: Run, done: Path, world: Path, tmp_path: Path
+):
+    student = write_student_toml(tmp_path, world)
+    losses = []
+    for coverage in ("foreground", "dense"):
+        code, text = run(
+            *("train-student", student, "--method", "imitation", "--device", "cpu"),
+            *("--store", done / coverage, "--out", tmp_path / coverage),
+        )
+        assert code == 0, text
+        weights = load_checkpoint(tmp_path / coverage / "student.pt").weights
+        losses.append({name: value.tolist() for name, value in weights.items()})
+    assert losses[0] == losses[1]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    run: Run, done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from student_train.train import StudentTraining
+
+    student = write_student_toml(tmp_path, world, steps=4)
+    common = ("--method", "xgd", "--store", done / "foreground", "--device", "cpu")
+    code, text = run("train-student", student, *common, "--out", tmp_path / "whole")
+    assert code == 0, text
+    steps = StudentTraining.loss_terms
+
+    def interrupted(self: StudentTraining, batch: object) -> object:
+        if self.global_step == 2:
+            raise KeyboardInterrupt
+        return steps(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StudentTraining, "loss_terms", interrupted)
+    code, text = run("train-student", student, *common, "--out", tmp_path / "cut")
+    assert code != 0
+    assert "--resume" in text
+    monkeypatch.setattr(StudentTraining, "loss_terms", steps)
+    code, text = run("train-student", student, *common, "--out", tmp_path / "cut", "--resume")
+    assert code == 0, text
+    whole = load_checkpoint(tmp_path / "whole" / "student.pt").weights
+    cut = load_checkpoint(tmp_path / "cut" / "student.pt").weights
+    assert {k: v.tolist() for k, v in whole.items()} == {k: v.tolist() for k, v in cut.items()}
+
+
+def test_info_of_a_store_and_a_checkpoint(run: Run, done: Path):
+    code, text = run("info", done / "foreground", "--json")
+    assert code == 0
+    assert json.loads(text)["complete"] is True
+    code, text = run("info", done / "teacher" / "teacher.pt")
+    assert code == 0
+    assert "tiny-teacher" in text
+
+
+def test_a_dry_run_writes_nothing(run: Run, done: Path, world: Path, tmp_path: Path):
+    student = write_student_toml(tmp_path, world)
+    code, text = run(
+        *("dump-teacher", student, "--checkpoint", done / "teacher" / "teacher.pt"),
+        *("--out", tmp_path / "store", "--dry-run", "--device", "cpu"),
+    )
+    assert code == 0
+    assert "boxes/centre" in text
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("split =", "splt ="), "data.splt: unknown key; did you mean 'split'"),
+        (('split = "world_train"', 'split = "train"'), "has no split 'train'"),
+        (("steps = 2", "steps = 0"), "fit.steps"),
+        (("cell_size = 4.8", "cell_size = 2.4"), "grid.cell_size: found 4.8, expected 2.4"),
+        (("sweeps = 2", "min_points = 5"), "min_points: found 1, expected 5"),
+    ],
+)
+def test_bad_configs(
+    run: Run, done: Path, world: Path, tmp_path: Path, change: tuple[str, str], message: str
+):
+    path = write_student_toml(tmp_path, world)
+    path.write_text(path.read_text().replace(*change))
+    code, text = run(
+        *("train-student", path, "--method", "xgd", "--store", done / "foreground"),
+        *("--out", tmp_path / "student", "--device", "cpu"),
+    )
+    assert code == 1
+    assert "error" in text
+    assert message in text
+    assert not (tmp_path / "student" / "student.pt").exists()
+
+
+def test_bad_places(run: Run, done: Path, world: Path, tmp_path: Path):
+    student = write_student_toml(tmp_path, world)
+    out = ("--out", tmp_path / "x", "--device", "cpu")
+    code, text = run("train-student", student, *out, "--data-root", tmp_path / "nowhere")
+    assert (code, "no nuScenes folder at" in text) == (1, True)
+    code, text = run("train-student", student, "--method", "xgd", "--store", tmp_path, *out)
+    assert (code, "holds neither" in text) == (1, True)
+    code, text = run("train-student", student, "--method", "xdg", *out)
+    assert (code, "unknown method 'xdg'" in text) == (2, True)
+    code, text = run("evaluate", tmp_path / "none.pt", *out)
+    assert (code, "no checkpoint" in text) == (1, True)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((done / "teacher" / "teacher.pt").read_bytes()[:5000])
+    code, text = run("dump-teacher", student, "--checkpoint", cut, *out)
+    assert (code, "truncated" in text) == (1, True)
+
+
+def test_a_corrupted_store_is_noticed(run: Run, done: Path, world: Path, tmp_path: Path):
+    broken = tmp_path / "store"
+    shutil.copytree(done / "dense", broken)
+    shard = max(
+        (p for p in broken.rglob("*") if "bev_high" in str(p)), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    code, text = run(
+        *("train-student", write_student_toml(tmp_path, world), "--method", "imitation"),
+        *("--store", broken, "--out", tmp_path / "s", "--device", "cpu"),
+    )
+    assert code == 1
+    assert "bev_high" in text
+
+
+def test_another_teachers_store_is_not_continued(run: Run, done: Path, world: Path, tmp_path: Path):
+    student = write_student_toml(tmp_path, world)
+    teacher = write_teacher_toml(tmp_path, world, steps=1)
+    code, text = run("train-teacher", teacher, "--out", tmp_path / "t", "--device", "cpu")
+    assert code == 0, text
+    code, text = run(
+        *("dump-teacher", student, "--checkpoint", tmp_path / "t" / "teacher.pt", "--resume"),
+        *("--out", done / "dense", "--device", "cpu"),
+    )
+    assert code == 1
+    assert "error" in text
+
+
+def test_frames_survive_the_journey(done: Path, world: Path, tmp_path: Path):
+    """The store holds each frame's ground truth and the teacher's box for each of its boxes."""
+    cache = open_cache(done / "foreground")
+    for frame in read_frames(student_run(tmp_path, world).data):
+        row = cache[frame.token]
+        assert row.gt.values.equal(frame.boxes.values)
+        assert len(row.arrays["boxes/centre"]) == len(frame.boxes)
