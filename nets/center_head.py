@@ -1,6 +1,5 @@
 """Centre head: class heatmaps and, for each task, a box code at every cell (CenterPoint)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,8 +73,31 @@ class CenterMaps:
     class_task: Int64[Tensor, " classes"]
 
 
+class TaskBranches(nn.Module):
+    """One task's two-layer branches: the five of the box code, and its classes' heatmaps."""
+
+    def __init__(self, config: CenterHeadConfig, num_classes: int) -> None:
+        super().__init__()
+        inputs, hidden = config.shared_channels, config.head_channels
+        self.branches = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    _conv_norm_relu(inputs, hidden), nn.Conv2d(hidden, width, 3, padding=1)
+                )
+                for name, width in {**BRANCHES, "heatmap": num_classes}.items()
+            }
+        )
+
+    def forward(
+        self, shared: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b 10 h w"], Float[Tensor, "b classes h w"]]:
+        """Box code and heatmap logits."""
+        code = torch.cat([self.branches[name](shared) for name in BRANCHES], dim=1)
+        return code, self.branches["heatmap"](shared)
+
+
 class CenterHead(nn.Module):
-    """A shared convolution, then six two-layer branches for each task."""
+    """A shared convolution, then the branches of every task."""
 
     class_task: Tensor
 
@@ -83,37 +105,23 @@ class CenterHead(nn.Module):
         super().__init__()
         self.config = config
         self.shared = _conv_norm_relu(config.in_channels, config.shared_channels)
-        self.tasks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: _branch(config, width)
-                    for name, width in {**BRANCHES, "heatmap": len(task)}.items()
-                }
-            )
-            for task in config.tasks
-        )
+        self.tasks = nn.ModuleList(TaskBranches(config, len(task)) for task in config.tasks)
         found = [name for task in config.tasks for name in task]
         self._order = [found.index(name) for name in DETECTION_CLASSES]
         self.register_buffer("class_task", torch.tensor(config.class_task), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for task in self.tasks:
-            nn.init.constant_(task["heatmap"][-1].bias, HEATMAP_BIAS)  # type: ignore[index]
+                    nn.init.constant_(module.bias, HEATMAP_BIAS if "heatmap" in name else 0.0)
 
     def forward(self, bev: Float[Tensor, "b c h w"]) -> CenterMaps:
         """Maps on the grid of the BEV map, float32 also under autocast."""
         shared = self.shared(bev)
-        codes, heatmaps = [], []
-        for task in self.tasks:
-            maps = {name: branch(shared) for name, branch in task.items()}  # type: ignore[operator]
-            codes.append(torch.cat([maps[name] for name in BRANCHES], dim=1))
-            heatmaps.append(maps["heatmap"])
+        codes, heatmaps = zip(*(task(shared) for task in self.tasks), strict=True)
         logit = torch.cat(heatmaps, dim=1)[:, self._order]
         return CenterMaps(logit.float(), torch.stack(codes, dim=1).float(), self.class_task)
 
@@ -133,17 +141,9 @@ def codes_at(
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Mmdet's plain ConvModule: BatchNorm with torch's own eps and momentum."""
+    """A plain ConvModule of mmdet: BatchNorm with torch's own eps and momentum."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
-
-
-def _branch(config: CenterHeadConfig, width: int) -> nn.Sequential:
-    layers: Sequence[nn.Module] = (
-        _conv_norm_relu(config.shared_channels, config.head_channels),
-        nn.Conv2d(config.head_channels, width, 3, padding=1),
-    )
-    return nn.Sequential(*layers)

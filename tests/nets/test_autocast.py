@@ -59,7 +59,7 @@ def test_lidar_networks() -> None:
     train_on(other, [flat])
 
 
-def test_camera_networks():
+def test_camera_networks() -> None:
     geometry = CameraGeometry(
         image_from_cam=torch.tensor([[40.0, 0, 32], [0, 40, 32], [0, 0, 1]]).expand(1, 2, 3, 3),
         augmented_from_image=torch.eye(3).expand(1, 2, 3, 3),

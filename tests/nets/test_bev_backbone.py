@@ -8,7 +8,7 @@ SMALL = BEVBackboneConfig(
 )
 
 
-def test_stages_shrink_and_the_neck_returns_to_the_input_grid():
+def test_stages_shrink_and_the_neck_returns_to_the_input_grid() -> None:
     backbone, neck = BEVBackbone(SMALL), BEVNeck(SMALL)
     maps = backbone(torch.rand(2, 3, 12, 8))
     assert [tuple(m.shape) for m in maps] == [(2, 4, 6, 4), (2, 6, 3, 2), (2, 8, 3, 2)]
@@ -18,7 +18,7 @@ def test_stages_shrink_and_the_neck_returns_to_the_input_grid():
     assert all(p.grad is not None for p in [*backbone.parameters(), *neck.parameters()])
 
 
-def test_paper_scale_parameters_by_hand():
+def test_paper_scale_parameters_by_hand() -> None:
     config = BEVBackboneConfig()
     stage_0 = 256 * 128 * 9 + 5 * 128 * 128 * 9 + 6 * 2 * 128
     stage_1 = 128 * 256 * 9 + 5 * 256 * 256 * 9 + 6 * 2 * 256
@@ -28,18 +28,18 @@ def test_paper_scale_parameters_by_hand():
     assert config.out_channels == 512
 
 
-def test_norms_are_second_s():
+def test_norms_are_second_s() -> None:
     norms = [m for m in BEVBackbone(SMALL).modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
 
 
-def test_a_map_that_does_not_divide_is_refused():
+def test_a_map_that_does_not_divide_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"\(10, 8\) cells is no multiple of the backbone's stride 4"
     ):
         BEVBackbone(SMALL)(torch.rand(1, 3, 10, 8))
 
 
-def test_uneven_configs_are_refused():
+def test_uneven_configs_are_refused() -> None:
     with pytest.raises(ValueError, match="one entry a stage expected in each"):
         BEVBackboneConfig(layers=(5,))

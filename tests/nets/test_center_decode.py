@@ -25,7 +25,7 @@ def maps_of(frames: list[list[tuple[list[float], int, float]]]) -> CenterMaps:
     return CenterMaps(logit, code, CLASS_TASK)
 
 
-def test_exact_maps_decode_to_their_boxes_best_first():
+def test_exact_maps_decode_to_their_boxes_best_first() -> None:
     car = [3.3, -2.1, 0.4, 4.5, 1.9, 1.6, 2.5, 3.0, -1.0]
     cone = [-11.0, 8.8, -0.5, 0.4, 0.3, 1.0, -0.2, 0.0, 0.0]
     bus = [0.1, 0.2, 0.0, 11.0, 3.0, 3.5, -3.0, 0.5, 0.5]
@@ -40,7 +40,7 @@ def test_exact_maps_decode_to_their_boxes_best_first():
     torch.testing.assert_close(third.boxes, torch.tensor([bus]), rtol=1e-4, atol=1e-4)
 
 
-def test_thresholds_are_squared_metres_and_act_within_a_task_whatever_the_class():
+def test_thresholds_are_squared_metres_and_act_within_a_task_whatever_the_class() -> None:
     def box(x: float) -> list[float]:
         return [x, 0.4, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
 
@@ -55,7 +55,7 @@ def test_thresholds_are_squared_metres_and_act_within_a_task_whatever_the_class(
     assert found == [[0], [0, 0], [1, 0]]
 
 
-def test_low_scores_far_centres_and_surplus_detections_are_dropped():
+def test_low_scores_far_centres_and_surplus_detections_are_dropped() -> None:
     def box(x: float, z: float = 0.0) -> list[float]:
         return [x, 0.4, z, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
 
@@ -80,7 +80,9 @@ def test_low_scores_far_centres_and_surplus_detections_are_dropped():
     squared=st.sampled_from([0.175, 1.0, 12.0]),
     limit=st.integers(1, 50),
 )
-def test_circle_suppression_equals_the_literal_loop(seed: int, count: int, squared: float, limit: int):
+def test_circle_suppression_equals_the_literal_loop(
+    seed: int, count: int, squared: float, limit: int
+) -> None:
     centres = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) * 12
     kept: list[int] = []
     for index in range(count):
@@ -90,7 +92,7 @@ def test_circle_suppression_equals_the_literal_loop(seed: int, count: int, squar
     assert circle_keep(centres, squared, limit).nonzero().squeeze(1).tolist() == kept[:limit]
 
 
-def test_a_threshold_for_each_task_is_required():
+def test_a_threshold_for_each_task_is_required() -> None:
     config = CenterDecodeConfig(circle_squared=(1.0, 2.0))
     with pytest.raises(ValueError, match="2 circle thresholds for a head of 6 tasks"):
         decode(maps_of([[]]), GRID, config)

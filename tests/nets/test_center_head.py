@@ -1,9 +1,15 @@
 import pytest
 import torch
-from torch import nn
 
 from frames.detection_classes import DETECTION_CLASSES
-from nets.center_head import CENTERPOINT_TASKS, CenterHead, CenterHeadConfig, CenterMaps, codes_at
+from nets.center_head import (
+    BRANCHES,
+    CENTERPOINT_TASKS,
+    CenterHead,
+    CenterHeadConfig,
+    CenterMaps,
+    codes_at,
+)
 
 MIXED_TASKS = (
     ("traffic_cone", "car"),
@@ -12,7 +18,7 @@ MIXED_TASKS = (
 )
 
 
-def test_paper_scale_parameters_by_hand():
+def test_paper_scale_parameters_by_hand() -> None:
     shared = 512 * 64 * 9 + 2 * 64
     hidden = 6 * 6 * (64 * 64 * 9 + 2 * 64)
     regression = 6 * (10 * 64 * 9 + 10)
@@ -22,28 +28,31 @@ def test_paper_scale_parameters_by_hand():
 
 
 @pytest.mark.parametrize("tasks", [CENTERPOINT_TASKS, MIXED_TASKS])
-def test_heatmaps_come_in_class_order_and_codes_in_task_and_branch_order(tasks: tuple[tuple[str, ...], ...]):
+def test_heatmaps_come_in_class_order_and_codes_in_task_and_branch_order(
+    tasks: tuple[tuple[str, ...], ...],
+) -> None:
     config = CenterHeadConfig(in_channels=3, tasks=tasks, shared_channels=4, head_channels=4)
     head = CenterHead(config).eval()
-    for task, names in zip(head.tasks, tasks, strict=True):
-        for branch in task.values():
-            nn.init.zeros_(branch[-1].weight)
-        classes = torch.tensor([float(DETECTION_CLASSES.index(name)) for name in names])
-        task["heatmap"][-1].bias.data.copy_(classes)
-        start = 100 * tasks.index(names)
+    state = head.state_dict()
+    for task, names in enumerate(tasks):
+        last = {name: f"tasks.{task}.branches.{name}.1" for name in (*BRANCHES, "heatmap")}
+        for name in last.values():
+            state[f"{name}.weight"].zero_()
+        classes = [float(DETECTION_CLASSES.index(name)) for name in names]
+        state[f"{last['heatmap']}.bias"].copy_(torch.tensor(classes))
         for name, entries in {
             "reg": [0, 1], "height": [2], "dim": [3, 4, 5], "rot": [6, 7], "vel": [8, 9],
         }.items():  # fmt: skip
-            task[name][-1].bias.data.copy_(start + torch.tensor(entries))
+            state[f"{last[name]}.bias"].copy_(100 * task + torch.tensor(entries))
     maps = head(torch.rand(2, 3, 5, 4))
     assert maps.heatmap_logit[1, :, 2, 3].tolist() == list(range(10))
     expected = [[100.0 * task + entry for entry in range(10)] for task in range(len(tasks))]
     assert maps.box_code[1, :, :, 2, 3].tolist() == expected
-    for name, task in zip(DETECTION_CLASSES, maps.class_task.tolist(), strict=True):
-        assert name in tasks[task]
+    for name, index in zip(DETECTION_CLASSES, maps.class_task.tolist(), strict=True):
+        assert name in tasks[index]
 
 
-def test_codes_are_read_from_each_objects_task_and_cell():
+def test_codes_are_read_from_each_objects_task_and_cell() -> None:
     code = torch.arange(2 * 3 * 10 * 2 * 2, dtype=torch.float32).view(2, 3, 10, 2, 2)
     class_task = torch.tensor([0, 1, 1, 2, 2, 2, 0, 0, 1, 2])
     maps = CenterMaps(torch.zeros(2, 10, 2, 2), code, class_task)
@@ -55,19 +64,22 @@ def test_codes_are_read_from_each_objects_task_and_cell():
         assert torch.equal(codes[frame, slot], code[frame, task, :, row, col])
 
 
-def test_the_head_starts_with_low_scores():
+def test_the_head_starts_with_low_scores() -> None:
     head = CenterHead(CenterHeadConfig(in_channels=3, shared_channels=4, head_channels=4))
-    for task in head.tasks:
-        assert torch.all(task["heatmap"][-1].bias == -2.19)
+    biases = [p for name, p in head.named_parameters() if name.endswith("heatmap.1.bias")]
+    assert len(biases) == 6
+    assert all(torch.all(bias == -2.19) for bias in biases)
 
 
-def test_class_task_is_no_part_of_the_checkpoint():
+def test_class_task_is_no_part_of_the_checkpoint() -> None:
     assert "class_task" not in CenterHead(CenterHeadConfig(in_channels=3)).state_dict()
 
 
 @pytest.mark.parametrize(
     "tasks", [CENTERPOINT_TASKS[1:], (*CENTERPOINT_TASKS, ("car",)), (*CENTERPOINT_TASKS, ())]
 )
-def test_tasks_that_do_not_partition_the_classes_are_refused(tasks: tuple[tuple[str, ...], ...]):
+def test_tasks_that_do_not_partition_the_classes_are_refused(
+    tasks: tuple[tuple[str, ...], ...],
+) -> None:
     with pytest.raises(ValueError, match="exactly once and no empty task"):
         CenterHeadConfig(tasks=tasks)
