@@ -7,11 +7,11 @@ from typing import Annotated
 
 import torch
 import typer
-from commands.demo import run_demo
 from pydantic import BaseModel
 from rich.traceback import install as pretty_tracebacks
 
 from commands import steps
+from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
 from commands.tables import class_table, scores_table
@@ -20,6 +20,7 @@ from frames.nuscenes import NuScenesConfig
 from frames.world.config import WorldConfig
 from runs.checkpoint import CheckpointError, load_checkpoint
 from runs.config import ConfigError, load_config
+from runs.fit import RunInterruptedError
 from store.errors import CacheError
 from store.reader import open_cache
 from store.schema import Coverage
@@ -91,7 +92,7 @@ def train_teacher_command(
     run = load_config(config, TeacherRun, data__root=data_root)
     if not _printed(run, print_config):
         path = train_teacher(run, _run_folder(out, run, resume), resume=resume, device=device)
-        _report_training(path)
+        console.print(f"wrote {path}")
 
 
 @app.command("dump-teacher")
@@ -152,7 +153,8 @@ def train_student_command(
         raise typer.BadParameter(f"--method {method} reads a cache: give it with --store")
     cache = open_cache(store) if store is not None and run.method_configs else None
     folder = _run_folder(out, run, resume)
-    _report_training(train_student(run, cache, folder, resume=resume, device=device))
+    path = train_student(run, cache, folder, resume=resume, device=device)
+    console.print(f"wrote {path}")
 
 
 @app.command()
@@ -200,8 +202,8 @@ def main() -> None:
     except USER_ERRORS as error:
         console.print(f"[bold red]error[/]: {error}", highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("interrupted; continue with --resume")
+    except RunInterruptedError as interruption:
+        console.print(str(interruption))
         sys.exit(INTERRUPTED)
 
 
@@ -244,12 +246,6 @@ def _run_folder(out: Path, run: BaseModel, resume: bool) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(text)
     return out
-
-
-def _report_training(path: Path | None) -> None:
-    if path is None:
-        raise KeyboardInterrupt
-    console.print(f"wrote {path}")
 
 
 if __name__ == "__main__":

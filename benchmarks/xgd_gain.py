@@ -3,8 +3,8 @@
     python benchmarks/xgd_gain.py --out OUT              # everything; continues where it stopped
     python benchmarks/xgd_gain.py --out OUT --arms none,xgd --seeds 0,1
 
-Makes the world of configs/gain_world.toml, trains and dumps the teacher of configs/gain_teacher.toml
-once, then trains configs/gain_student.toml for every arm and seed, ``--jobs`` at a time on one
+Makes the world of configs/gain_world.toml, trains and dumps the teacher of
+configs/gain_teacher.toml once, then trains configs/gain_student.toml for every arm and seed, ``--jobs`` at a time on one
 thread each, and prints mean, spread and the paired difference to ``none``.
 """
 
@@ -71,8 +71,6 @@ def _prepare(configs: Path, out: Path, student: StudentRun) -> tuple[Path, Resul
     """Teacher and cache; the teacher's own scores."""
     run = load_config(configs / "gain_teacher.toml", TeacherRun, data__root=student.data.root)
     path = train_teacher(run, out / "teacher", resume=True, device="cpu")
-    if path is None:
-        raise KeyboardInterrupt
     checkpoint, device = load_checkpoint(path, "teacher"), torch.device("cpu")
     store = out / "store"
     every = student.model_copy(update={"method": "xgd+imitation"})
@@ -96,8 +94,6 @@ def _train_and_score(run: StudentRun, arm: str, seed: int, store: Path, out: Pat
         run = run.model_copy(update={"method": arm, "fit": fit})
         cache = open_cache(store) if run.method_configs else None
         path = train_student(run, cache, folder, resume=True, device="cpu")
-        if path is None:
-            raise KeyboardInterrupt
         detector = steps.load_detector(load_checkpoint(path), torch.device("cpu"))
         data = run.data.model_copy(update={"split": VAL_SPLIT})
         scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores

@@ -1,1 +1,1 @@
-"""What the command line does: each step with its progress, shared by cli.py, demo and benchmarks."""
+"""The steps of the command line, with their progress; cli.py, demo and benchmarks share them."""

@@ -39,7 +39,7 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
         methods: One student for each.
 
     Raises:
-        KeyboardInterrupt: A training was interrupted; the same command continues it.
+        RunInterruptedError: Ctrl-C; the same command continues.
     """
     for method in methods:
         parse_methods(method)
@@ -50,7 +50,7 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
     console.rule("1 of 5 · a procedural world, as a nuScenes tree")
     steps.make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
     console.rule("2 of 5 · the LiDAR teacher")
-    checkpoint = _finished(train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE))
+    checkpoint = train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE)
     console.rule("3 of 5 · its cache: what the students' losses read, once")
     teacher = CenterPointTeacher(load_checkpoint(checkpoint, "teacher"), torch.device(DEVICE))
     store = out / "store"
@@ -67,16 +67,10 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
     console.print(f"all of it took {(time.monotonic() - began) / 60:.1f} min")
 
 
-def _finished(path: Path | None) -> Path:
-    if path is None:
-        raise KeyboardInterrupt
-    return path
-
-
 def _train_student(run: StudentRun, method: str, store: Path, out: Path) -> Path:
     run = run.model_copy(update={"method": method})
     cache = open_cache(store) if run.method_configs else None
-    return _finished(train_student(run, cache, out, resume=True, device=DEVICE))
+    return train_student(run, cache, out, resume=True, device=DEVICE)
 
 
 def _report(

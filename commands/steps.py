@@ -12,6 +12,7 @@ from commands.tables import human_bytes, plan_table
 from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
+from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import NuScenesConfig, read_frames
 from frames.scoring import Scores, score_nuscenes
 from frames.world.config import WorldConfig
@@ -19,6 +20,7 @@ from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.evaluate import Detect, detect_all, draw_pictures
+from runs.fit import RunInterruptedError
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError
 from store.reader import open_cache
 from store.schema import Coverage
@@ -53,6 +55,8 @@ def dump_teacher(
     """Print what will be written, then run the teacher over the run's frames and write it."""
     data = run.data.model_copy(update={"sweeps": teacher.info.sweeps})
     frames = read_frames(data, limit)
+    if teacher.info.identity.kind != "camera":
+        check_point_files(frames)
     plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
     console.print(plan_table(plan.sizes))
     free = shutil.disk_usage(next(p for p in [out, *out.absolute().parents] if p.exists())).free
@@ -63,16 +67,21 @@ def dump_teacher(
     )
     if dry_run:
         return
-    with progress_bar(f"dump · {teacher.info.identity.name}", len(frames)) as advance:
-        dump(
-            teacher,
-            frames,
-            plan.fingerprint,
-            out,
-            batch_size=batch_size,
-            resume=resume,
-            on_rows=advance,
-        )
+    try:
+        with progress_bar(f"dump · {teacher.info.identity.name}", len(frames)) as advance:
+            dump(
+                teacher,
+                frames,
+                plan.fingerprint,
+                out,
+                batch_size=batch_size,
+                resume=resume,
+                on_rows=advance,
+            )
+    except KeyboardInterrupt:
+        raise RunInterruptedError(
+            f"interrupted; the committed parts of {out} stay: continue with --resume"
+        ) from None
     cache, stored = open_cache(out), stored_bytes(out)
     console.print(
         f"sealed {out}: {len(cache)} rows, {human_bytes(stored)} on disk "
@@ -169,6 +178,9 @@ def evaluate(
     frames: list[Frame] = read_frames(data, limit)
     if detector.role == "student":
         check_cameras(frames, data.cameras)
+        check_image_files(frames)
+    else:
+        check_point_files(frames)
     with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
         found = detect_all(detector.detect, frames, on_frames=advance)
     with console.status("nuScenes evaluation"):

@@ -1,1 +1,1 @@
-"""What both stages agree a frame is: geometry, boxes, grid, readers, the world, official scoring."""
+"""What both stages agree a frame is: geometry, boxes, readers, the world, official scoring."""

@@ -1,5 +1,6 @@
 """A frame's points and pixels, read from its files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,34 @@ def load_images(frame: Frame) -> list[Image.Image]:
         DataError: A file is missing or damaged, or its size is not the camera's.
     """
     return [_load_image(camera, frame.token) for camera in frame.cameras]
+
+
+def check_point_files(frames: Sequence[Frame]) -> None:
+    """Refuse, before anything runs, frames whose point files are not all there.
+
+    Raises:
+        DataError: Naming the first missing file and how many there are.
+    """
+    _check_files([(frame.token, sweep.path) for frame in frames for sweep in frame.sweeps])
+
+
+def check_image_files(frames: Sequence[Frame]) -> None:
+    """Refuse, before anything runs, frames whose images are not all there.
+
+    Raises:
+        DataError: Naming the first missing file and how many there are.
+    """
+    _check_files([(frame.token, camera.path) for frame in frames for camera in frame.cameras])
+
+
+def _check_files(wanted: list[tuple[str, Path]]) -> None:
+    missing = [(token, path) for token, path in wanted if not path.is_file()]
+    if missing:
+        token, path = missing[0]
+        raise DataError(
+            f"frame {token}: no file {path} ({len(missing)} of {len(wanted)} files are missing); "
+            "unpack the blobs that hold them, or choose a split that is complete"
+        )
 
 
 def _load_sweep(sweep: Sweep, token: str, min_distance: float) -> Float32[np.ndarray, "n 5"]:

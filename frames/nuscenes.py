@@ -88,7 +88,7 @@ def read_frames(config: NuScenesConfig, limit: int | None = None) -> list[Frame]
         limit: Read only the first so many frames.
 
     Raises:
-        DataError: The tree, the version, a table, the split or a key file is missing.
+        DataError: The tree, the version, a table or the split is missing.
     """
     tables = open_tables(config)
     samples = samples_of_split(tables, config.split)[:limit]
@@ -210,16 +210,6 @@ def _ego_from_sensor(tables: NuScenes, data: Record, ego_from_global: SE3) -> SE
     return ego_from_global @ global_from_own_ego @ own_ego_from_sensor
 
 
-def _key_file(config: NuScenesConfig, data: Record) -> Path:
-    path = config.root / str(data["filename"])
-    if not path.is_file():
-        raise DataError(
-            f"frame {data['sample_token']}: no file {path}, which sample_data.json names; "
-            "unpack the blob that holds it"
-        )
-    return path
-
-
 def _camera(
     tables: NuScenes, config: NuScenesConfig, sample: Record, name: str, ego_from_global: SE3
 ) -> Camera:
@@ -227,7 +217,7 @@ def _camera(
     calibration = tables.get("calibrated_sensor", data["calibrated_sensor_token"])
     return Camera(
         name=name,
-        path=_key_file(config, data),
+        path=config.root / str(data["filename"]),
         size=(data["height"], data["width"]),
         image_from_cam=np.asarray(calibration["camera_intrinsic"], dtype=np.float64),
         ego_from_cam=_ego_from_sensor(tables, data, ego_from_global),
@@ -238,7 +228,6 @@ def _sweeps(
     tables: NuScenes, config: NuScenesConfig, key: Record, ego_from_global: SE3
 ) -> Iterator[Sweep]:
     """The key sweep and those before it; near a recording's start fewer than asked for."""
-    _key_file(config, key)
     data = key
     for _ in range(config.sweeps):
         yield Sweep(

@@ -1,9 +1,7 @@
 """A trained model on disk: weights and the resolved config they belong to, nothing executable."""
 
 import hashlib
-import os
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +55,7 @@ def save_checkpoint(
     record = {"format": FORMAT, "kind": kind, "config": config, "notes": notes, "weights": weights}
     temporary = path.with_name(path.name + ".partial")
     torch.save(record, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
@@ -70,13 +68,7 @@ def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
         raise CheckpointError(f"no checkpoint {path}; train one first, or give its path")
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({reason}); it is truncated or no checkpoint: "

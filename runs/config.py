@@ -45,11 +45,11 @@ def parse_config(values: dict[str, Any], model: type[Config], source: str) -> Co
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(dict(item), values, model) for item in error.errors()]
+        lines = [_explain(dict(item), model) for item in error.errors()]
         raise ConfigError(f"{source} does not fit:\n  " + "\n  ".join(lines)) from None
 
 
-def _explain(item: dict[str, Any], values: dict[str, Any], model: type[BaseModel]) -> str:
+def _explain(item: dict[str, Any], model: type[BaseModel]) -> str:
     *parents, key = [str(part) for part in item["loc"]] or ["(top level)"]
     where = ".".join([*parents, key])
     if item["type"] != "extra_forbidden":

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import statistics
 import time
 import warnings
@@ -23,6 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from runs.sampler import StepSampler
+
+
+class RunInterruptedError(Exception):
+    """Ctrl-C; what is done so far is kept and the run can go on."""
 
 
 class FitConfig(BaseModel):
@@ -131,15 +136,16 @@ def fit(
     resume: bool,
     device: str = "auto",
     name: str = "train",
-) -> bool:
+) -> None:
     """Train to the configured number of steps.
 
     Leaves ``state.ckpt`` (from which ``resume`` continues: same frames, same augmentation),
     ``metrics.csv`` and TensorBoard files in ``out_dir``. The training's weights are the averaged
     ones afterwards.
 
-    Returns:
-        False if the run was interrupted (Ctrl-C) before its last step.
+    Raises:
+        RunInterruptedError: Ctrl-C before the last step.
+        FloatingPointError: The loss is not finite.
     """
     config = training.fit_config
     sampler = StepSampler(len(data), config.steps * config.batch_size, config.seed)  # type: ignore[arg-type]
@@ -150,7 +156,7 @@ def fit(
         sampler.start = done * config.batch_size
         if done >= config.steps:
             training.load_state_dict(torch.load(start, weights_only=True)["state_dict"])
-            return True
+            return
     loader = DataLoader(
         data,
         config.batch_size,
@@ -168,8 +174,13 @@ def fit(
         # Lightning wants more loader processes than a small machine has, and warns that a run
         # resumed inside an epoch needs a stateful loader, which StepSampler makes unnecessary.
         warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(training, loader, ckpt_path=start, weights_only=True)
-    return trainer.global_step >= config.steps
+        try:
+            trainer.fit(training, loader, ckpt_path=start, weights_only=True)
+        except SystemExit:
+            # Lightning's answer to Ctrl-C, which also leaves further ones ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            done = f"{trainer.global_step} of {config.steps} steps"
+            raise RunInterruptedError(f"interrupted after {done}; continue with --resume") from None
 
 
 def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Trainer:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from nets.center_decode import decode
 
 from frames.augment import BevAugment
 from frames.detections import Detections
 from frames.frame import Frame
+from nets.center_decode import decode
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from student_train.config import StudentRun

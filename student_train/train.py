@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nets.depth_net import depth_loss, depth_target
 from torch import Tensor, nn
 
 from frames.detection_classes import DETECTION_CLASSES
+from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
+from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import save_checkpoint
 from runs.fit import Training, fit, seed_run
 from store.match import require_match
@@ -110,7 +111,7 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
 
 def train_student(
     run: StudentRun, cache: Cache | None, out_dir: Path, *, resume: bool, device: str
-) -> Path | None:
+) -> Path:
     """Train, and write ``student.pt`` (the network only: adapters are not needed any more).
 
     Raises:
@@ -118,10 +119,13 @@ def train_student(
         DataError: A frame lacks a camera, or a frame is not in the cache.
 
     Returns:
-        The checkpoint's path, or None if the run was interrupted; resume it then.
+        The checkpoint's path.
     """
     frames = read_frames(run.data)
     check_cameras(frames, run.data.cameras)
+    check_image_files(frames)
+    if run.student.depth_loss_weight:
+        check_point_files(frames)
     needs = needs_of(run)
     if cache is not None:
         require_match(
@@ -136,8 +140,7 @@ def train_student(
     training = StudentTraining(run, build_methods(run, cache))
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
-    if not fit(training, data, out_dir, resume=resume, device=device, name=name):
-        return None
+    fit(training, data, out_dir, resume=resume, device=device, name=name)
     path = out_dir / CHECKPOINT_NAME
     notes = {"frames": len(frames), "cache": cache.manifest_hash if cache else None}
     save_checkpoint(path, "student", run.model_dump(mode="json"), training.network, notes)

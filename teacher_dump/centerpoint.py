@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jaxtyping import Float, Float32
-from nets.center_decode import CenterDecodeConfig
-from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from frames.grid import BEVGrid
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
+from nets.center_decode import CenterDecodeConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig
+from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
 from nets.voxel_encoder import VoxelEncoder, VoxelEncoderConfig
 from nets.voxelize import voxelize
 

@@ -87,7 +87,7 @@ def dump(
     *,
     batch_size: int = 4,
     resume: bool = False,
-    on_rows: Callable[[int], None] = lambda rows: None,
+    on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> None:
     """Write the cache; with ``resume``, only the parts that are not committed yet.
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from nets.center_decode import decode
 
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch
@@ -13,6 +12,7 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.heatmap import on_grid
 from frames.loading import load_points
+from nets.center_decode import decode
 from nets.center_head import CenterMaps, codes_at
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.frame import Frame
-from frames.loading import load_points
+from frames.loading import check_point_files, load_points
 from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from runs.checkpoint import save_checkpoint
@@ -76,18 +76,18 @@ class TeacherTraining(Training):
         return PointBatch(points, batch.boxes.to(device))
 
 
-def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) -> Path | None:
+def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) -> Path:
     """Train, and write ``teacher.pt``.
 
     Returns:
-        The checkpoint's path, or None if the run was interrupted; resume it then.
+        The checkpoint's path.
     """
     frames = read_frames(run.data)
+    check_point_files(frames)
     seed_run(run.fit.seed, run.fit.threads)
     training = TeacherTraining(run)
     data = PointDataset(frames, run)
-    if not fit(training, data, out_dir, resume=resume, device=device, name=run.name):
-        return None
+    fit(training, data, out_dir, resume=resume, device=device, name=run.name)
     path = out_dir / CHECKPOINT_NAME
     notes = {"frames": len(frames), "split": run.data.split}
     save_checkpoint(path, "teacher", run.model_dump(mode="json"), training.network, notes)

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.typechecker  # noqa: F401  (the hook finds it by attribute)
+
 install_import_hook(
     ["commands", "frames", "store", "nets", "runs", "teacher_dump", "student_train"],
-    "beartype.beartype",
+    "tests.typechecker.checked",
 )
 
 

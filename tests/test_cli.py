@@ -74,7 +74,8 @@ def test_the_whole_job(run: Run, done: Path, world: Path, tmp_path: Path):
     assert code == 0, text
     assert "mATE" in text
     (picture,) = (tmp_path / "eval" / "pictures").glob("*.png")
-    assert Image.open(picture).width > 500
+    with Image.open(picture) as image:
+        assert image.width > 500
     results = json.loads((tmp_path / "eval" / "results_nusc.json").read_text())
     assert len(results["results"]) == 3
 

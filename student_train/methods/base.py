@@ -1,6 +1,6 @@
 """The interface every distillation method implements.
 
-Axes: B batch, M boxes (padded), K foreground cells (padded), C channels, H and W grid rows, columns.
+Axes: B batch, M boxes (padded), K foreground cells (padded), C channels, H rows, W columns.
 """
 
 from abc import ABC, abstractmethod

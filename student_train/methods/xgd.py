@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from frames.box_code import (
@@ -66,6 +66,17 @@ GROUPS: dict[str, dict[str, tuple[slice, ...]]] = {
 }
 
 
+class ComponentWeights(BaseModel):
+    """Weight of each component; velocity's is mmdet3d's code weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    position: float = Field(1.0, ge=0)
+    size: float = Field(1.0, ge=0)
+    heading: float = Field(1.0, ge=0)
+    velocity: float = Field(0.2, ge=0)
+
+
 class XgdConfig(MethodConfig):
     """Switches of the specification's part 5.3; defaults are its recommendations.
 
@@ -82,7 +93,7 @@ class XgdConfig(MethodConfig):
         loss: Distance between the codes; the centre head's own is L1.
         beta: Where smooth L1 turns linear (LIGA's 1/9).
         normaliser: Objects in the batch, as in the detection loss, or kept components.
-        component_weight: Weight of each component; velocity's is mmdet3d's code weight.
+        component_weight: Weight of each component.
         box: Strength of the whole term.
     """
 
@@ -94,12 +105,7 @@ class XgdConfig(MethodConfig):
     loss: Literal["l1", "smooth_l1"] = "l1"
     beta: float = Field(1 / 9, gt=0)
     normaliser: Literal["objects", "kept"] = "objects"
-    component_weight: dict[Literal["position", "size", "heading", "velocity"], float] = {
-        "position": 1.0,
-        "size": 1.0,
-        "heading": 1.0,
-        "velocity": 0.2,
-    }
+    component_weight: ComponentWeights = ComponentWeights()
     box: TermConfig = TermConfig(weight=0.25, share=0.15)
 
 
@@ -137,7 +143,7 @@ class Xgd(Method):
             cell_size=grid.cell_size,
         )
         total = torch.stack(
-            [self.config.component_weight.get(name, 0.0) * losses[name].sum() for name in losses]
+            [getattr(self.config.component_weight, name) * losses[name].sum() for name in losses]
         ).sum()
         if self.config.normaliser == "objects":
             count = present.sum().to(total)

@@ -14,6 +14,7 @@ from frames.boxes import YAW
 from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.geometry import wrap_angle
+from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import NuScenesConfig, read_frames
 from tests.frames.real_data import MINI, real, real_config
 from tests.frames.tiny_nuscenes import T0, VERSION, write_tiny
@@ -154,11 +155,16 @@ def test_a_missing_map_is_said_to_be_missing(own_tiny: Path):
         read_frames(config(own_tiny))
 
 
-@pytest.mark.parametrize("path", ["samples/CAM_FRONT/a1.jpg", "samples/LIDAR_TOP/lidar-a1.pcd.bin"])
-def test_a_missing_key_file_is_named_with_its_frame(own_tiny: Path, path: str):
-    (own_tiny / path).unlink()
-    with pytest.raises(DataError, match=f"frame a1: no file .*{path}"):
-        read_frames(config(own_tiny))
+def test_missing_files_are_named_with_their_frame(own_tiny: Path):
+    frames = read_frames(config(own_tiny))
+    check_point_files(frames)
+    check_image_files(frames)
+    (own_tiny / "samples/CAM_FRONT/a1.jpg").unlink()
+    (own_tiny / "samples/LIDAR_TOP/lidar-a1.pcd.bin").unlink()
+    with pytest.raises(DataError, match=r"frame a1: no file .*a1.jpg \(1 of 2 files"):
+        check_image_files(frames)
+    with pytest.raises(DataError, match=r"frame a1: no file .*lidar-a1.pcd.bin"):
+        check_point_files(frames)
 
 
 def test_a_frame_without_lidar_is_refused(own_tiny: Path):
