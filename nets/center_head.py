@@ -1,5 +1,6 @@
 """Centre head: class heatmaps and, for each task, a box code at every cell (CenterPoint)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,26 +75,37 @@ class CenterMaps:
 
 
 class TaskBranches(nn.Module):
-    """One task's two-layer branches: the five of the box code, and its classes' heatmaps."""
+    """One task's two-layer branches: the five of the box code, and its classes' heatmaps.
+
+    All first layers read the same map, so they are one convolution; its channels are the
+    branches' own, in the order of ``names``.
+    """
 
     def __init__(self, config: CenterHeadConfig, num_classes: int) -> None:
         super().__init__()
-        inputs, hidden = config.shared_channels, config.head_channels
-        self.branches = nn.ModuleDict(
+        self.names = (*BRANCHES, "heatmap")
+        width = config.head_channels
+        self.hidden = _conv_norm_relu(config.shared_channels, width * len(self.names))
+        self.out = nn.ModuleDict(
             {
-                name: nn.Sequential(
-                    _conv_norm_relu(inputs, hidden), nn.Conv2d(hidden, width, 3, padding=1)
-                )
-                for name, width in {**BRANCHES, "heatmap": num_classes}.items()
+                name: nn.Conv2d(width, channels, 3, padding=1)
+                for name, channels in {**BRANCHES, "heatmap": num_classes}.items()
             }
         )
+        # As in CenterPoint's own code: Kaiming but for the heatmap's output, whose bias is set.
+        nn.init.normal_(self.hidden[0].weight, std=math.sqrt(2 / (9 * width)))  # type: ignore[arg-type]
+        for name in BRANCHES:
+            nn.init.kaiming_normal_(self.out[name].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(self.out[name].bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.out["heatmap"].bias, HEATMAP_BIAS)  # type: ignore[arg-type]
 
     def forward(
         self, shared: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b 10 h w"], Float[Tensor, "b classes h w"]]:
         """Box code and heatmap logits."""
-        code = torch.cat([self.branches[name](shared) for name in BRANCHES], dim=1)
-        return code, self.branches["heatmap"](shared)
+        parts = self.hidden(shared).chunk(len(self.names), dim=1)
+        maps = {name: self.out[name](part) for name, part in zip(self.names, parts, strict=True)}
+        return torch.cat([maps[name] for name in BRANCHES], dim=1), maps["heatmap"]
 
 
 class CenterHead(nn.Module):
@@ -109,14 +121,7 @@ class CenterHead(nn.Module):
         found = [name for task in config.tasks for name in task]
         self._order = [found.index(name) for name in DETECTION_CLASSES]
         self.register_buffer("class_task", torch.tensor(config.class_task), persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.constant_(module.bias, HEATMAP_BIAS if "heatmap" in name else 0.0)
+        nn.init.kaiming_normal_(self.shared[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, bev: Float[Tensor, "b c h w"]) -> CenterMaps:
         """Maps on the grid of the BEV map, float32 also under autocast."""

@@ -35,7 +35,7 @@ def test_heatmaps_come_in_class_order_and_codes_in_task_and_branch_order(
     head = CenterHead(config).eval()
     state = head.state_dict()
     for task, names in enumerate(tasks):
-        last = {name: f"tasks.{task}.branches.{name}.1" for name in (*BRANCHES, "heatmap")}
+        last = {name: f"tasks.{task}.out.{name}" for name in (*BRANCHES, "heatmap")}
         for name in last.values():
             state[f"{name}.weight"].zero_()
         classes = [float(DETECTION_CLASSES.index(name)) for name in names]
@@ -66,7 +66,7 @@ def test_codes_are_read_from_each_objects_task_and_cell() -> None:
 
 def test_the_head_starts_with_low_scores() -> None:
     head = CenterHead(CenterHeadConfig(in_channels=3, shared_channels=4, head_channels=4))
-    biases = [p for name, p in head.named_parameters() if name.endswith("heatmap.1.bias")]
+    biases = [p for name, p in head.named_parameters() if name.endswith("out.heatmap.bias")]
     assert len(biases) == 6
     assert all(torch.all(bias == -2.19) for bias in biases)
 
