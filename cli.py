@@ -119,16 +119,10 @@ def dump_teacher(
     """Run a teacher once over the data of a STUDENT's TOML and write its cache to OUT."""
     run = load_config(config, StudentRun, data__root=data_root)
     run = run.model_copy(update={"method": _method("+".join(methods.split(",")))})
-    steps.dump_teacher(
-        load_teacher(teacher, checkpoint, _device(device)),
-        run,
-        out,
-        coverage=coverage,
-        batch_size=batch_size,
-        limit=limit,
-        resume=resume,
-        dry_run=dry_run,
-    )
+    model = load_teacher(teacher, checkpoint, _device(device))
+    planned = steps.plan_teacher_dump(model, run, coverage=coverage, limit=limit)
+    if not dry_run:
+        steps.dump_teacher(model, planned, out, batch_size=batch_size, resume=resume)
 
 
 @app.command("train-student")
@@ -165,6 +159,9 @@ def evaluate(
     data_root: DataRoot = None,
     version: Annotated[str | None, typer.Option(help="Version folder, if another.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A teacher.pt whose boxes to draw too.")
+    ] = None,
     limit: Limit = None,
     device: Device = "auto",
 ) -> None:
@@ -174,7 +171,10 @@ def evaluate(
     data: NuScenesConfig = detector.data.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
-    result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit)
+    beside = None
+    if teacher is not None:
+        beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
+    result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(scores_table({checkpoint.stem: result.scores}))
     console.print(class_table(result.scores))
     for path in result.pictures:

@@ -4,8 +4,9 @@
     python benchmarks/xgd_gain.py --out OUT --arms none,xgd --seeds 0,1
 
 Makes the world of configs/gain_world.toml, trains and dumps the teacher of
-configs/gain_teacher.toml once, then trains configs/gain_student.toml for every arm and seed, ``--jobs`` at a time on one
-thread each, and prints mean, spread and the paired difference to ``none``.
+configs/gain_teacher.toml once, then trains configs/gain_student.toml for every arm and seed,
+``--jobs`` at a time on one thread each, and prints mean, spread and the paired difference to
+``none``.
 """
 
 import json

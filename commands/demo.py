@@ -79,18 +79,16 @@ def _report(
     """Evaluate all, print the table and the pictures, write ``demo.json``."""
     data = data.model_copy(update={"split": VAL_SPLIT})
     device = torch.device(DEVICE)
-    judged = steps.evaluate(
-        steps.load_detector(load_checkpoint(teacher), device), data, out / "eval_teacher"
-    )
-    rows: dict[str, Scores] = {"teacher (LiDAR)": judged.scores}
+    lidar = steps.load_detector(load_checkpoint(teacher), device)
+    rows: dict[str, Scores] = {
+        "teacher (LiDAR)": steps.evaluate(lidar, data, out / "eval_teacher", pictures=0).scores
+    }
     seconds: dict[str, str] = {}
     kept: dict[str, str] = {}
     pictures: list[Path] = []
     for method, path in students.items():
         detector = steps.load_detector(load_checkpoint(path), device)
-        result = steps.evaluate(
-            detector, data, out / f"eval_{method}", beside={"teacher": judged.detections}
-        )
+        result = steps.evaluate(detector, data, out / f"eval_{method}", pictures=2, teacher=lidar)
         name = f"student {method}"
         rows[name] = result.scores
         pictures += result.pictures

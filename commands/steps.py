@@ -1,7 +1,6 @@
 """The steps of the main job, each with its progress on the console."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 
 from commands.progress import console, progress_bar
 from commands.tables import human_bytes, plan_table
-from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.loading import check_image_files, check_point_files
@@ -19,11 +17,13 @@ from frames.world.config import WorldConfig
 from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
-from runs.evaluate import Detect, detect_all, draw_pictures
+from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from runs.fit import RunInterruptedError
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError
 from store.reader import open_cache
-from store.schema import Coverage
+from store.rows import rows_of_frames
+from store.schema import Coverage, Fingerprint
+from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.data import check_cameras
 from student_train.detector import StudentDetector
@@ -41,43 +41,44 @@ def make_world(config: WorldConfig, root: Path, workers: int) -> None:
         write_world(config, root, workers, on_scene=lambda _done, _total: advance(1))
 
 
-def dump_teacher(
+@dataclass(frozen=True, slots=True)
+class PlannedDump:
+    """A dump that has been announced: its frames and what will be written of them."""
+
+    frames: list[Frame]
+    fingerprint: Fingerprint
+
+
+def plan_teacher_dump(
     teacher: Teacher,
     run: StudentRun,
-    out: Path,
     *,
     coverage: Coverage = Coverage.FOREGROUND,
-    batch_size: int = 4,
     limit: int | None = None,
-    resume: bool = False,
-    dry_run: bool = False,
-) -> None:
-    """Print what will be written, then run the teacher over the run's frames and write it."""
+) -> PlannedDump:
+    """Plan a dump of the run's frames for the run's methods, and print what it will weigh."""
     data = run.data.model_copy(update={"sweeps": teacher.info.sweeps})
     frames = read_frames(data, limit)
-    if teacher.info.identity.kind != "camera":
-        check_point_files(frames)
     plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
     console.print(plan_table(plan.sizes))
-    free = shutil.disk_usage(next(p for p in [out, *out.absolute().parents] if p.exists())).free
     total = sum(row.total for row in plan.sizes)
-    console.print(
-        f"{len(frames)} frames of {data.split} to {out}: at most {human_bytes(total)}; "
-        f"{human_bytes(free)} free on that disk"
-    )
-    if dry_run:
-        return
+    console.print(f"{len(frames)} frames of {data.split}: at most {human_bytes(total)} on disk")
+    return PlannedDump(frames, plan.fingerprint)
+
+
+def dump_teacher(
+    teacher: Teacher, planned: PlannedDump, out: Path, *, batch_size: int = 4, resume: bool = False
+) -> None:
+    """Run the teacher over the planned frames and write its cache."""
+    if teacher.info.identity.kind != "camera":
+        check_point_files(planned.frames)
+    rows = rows_of_frames(planned.frames)
+    writer = StoreWriter.open(out, planned.fingerprint, rows, resume=resume)
+    free = shutil.disk_usage(out).free
+    console.print(f"writing {out}; {human_bytes(free)} are free on that disk")
     try:
-        with progress_bar(f"dump · {teacher.info.identity.name}", len(frames)) as advance:
-            dump(
-                teacher,
-                frames,
-                plan.fingerprint,
-                out,
-                batch_size=batch_size,
-                resume=resume,
-                on_rows=advance,
-            )
+        with progress_bar(f"dump · {teacher.info.identity.name}", len(rows)) as advance:
+            dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)
     except KeyboardInterrupt:
         raise RunInterruptedError(
             f"interrupted; the committed parts of {out} stay: continue with --resume"
@@ -98,7 +99,8 @@ def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
     try:
         cache = open_cache(out)
     except (NotACacheError, IncompleteStoreError) as error:
-        dump_teacher(teacher, run, out, resume=isinstance(error, IncompleteStoreError))
+        resume = isinstance(error, IncompleteStoreError)
+        dump_teacher(teacher, plan_teacher_dump(teacher, run), out, resume=resume)
         return
     found = cache.fingerprint.teacher.checkpoint_sha256
     if found != teacher.info.identity.checkpoint_sha256:
@@ -123,7 +125,6 @@ class Evaluation:
     """What evaluating a checkpoint gives."""
 
     scores: Scores
-    detections: dict[str, Detections]
     pictures: list[Path]
 
 
@@ -163,7 +164,7 @@ def evaluate(
     *,
     pictures: int = 3,
     limit: int | None = None,
-    beside: Mapping[str, Mapping[str, Detections]] | None = None,
+    teacher: Detector | None = None,
 ) -> Evaluation:
     """Detect, score with the official evaluator, draw.
 
@@ -173,7 +174,7 @@ def evaluate(
         out_dir: Results, metrics and pictures go here.
         pictures: How many frames to draw.
         limit: Only the first so many frames.
-        beside: Other detectors' detections to draw too, by name and token.
+        teacher: Whose boxes to draw too.
     """
     frames: list[Frame] = read_frames(data, limit)
     if detector.role == "student":
@@ -186,11 +187,8 @@ def evaluate(
     with console.status("nuScenes evaluation"):
         scores = score_nuscenes(data, frames, found, out_dir)
     with console.status("pictures"):
-        drawn = draw_pictures(
-            frames,
-            {**(beside or {}), detector.role: found},
-            detector.grid,
-            out_dir / "pictures",
-            pictures,
-        )
-    return Evaluation(scores, found, drawn)
+        chosen = spread_evenly(frames, pictures)
+        layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
+        layers[detector.role] = found
+        drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures")
+    return Evaluation(scores, drawn)

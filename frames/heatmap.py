@@ -52,7 +52,7 @@ def center_heatmap(
     batch, count, cells = gauss.shape
     heatmap = gauss.new_zeros(batch, num_classes, cells)
     index = boxes.labels[..., None].expand(batch, count, cells)
-    return heatmap.scatter_reduce(1, index, gauss, "amax").unflatten(2, (rows, cols))
+    return heatmap.scatter_reduce(1, index, gauss, "amax").view(batch, num_classes, rows, cols)
 
 
 def foreground_cells(boxes: Boxes3D, grid: BEVGrid) -> Int64[Tensor, " k"]:

@@ -30,7 +30,7 @@ def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         found = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) or "no .toml file"
-        raise ConfigError(f"no config {path}; {path.parent or '.'} holds {found}") from None
+        raise ConfigError(f"no config {path}; {path.parent} holds {found}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for name, value in paths.items():

@@ -34,27 +34,29 @@ def detect_all(
     return found
 
 
+def spread_evenly(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """``count`` frames (or all, if there are fewer), spread evenly over the sequence."""
+    count = min(count, len(frames))
+    return [frames[(2 * k + 1) * len(frames) // (2 * count)] for k in range(count)]
+
+
 def draw_pictures(
     frames: Sequence[Frame],
     found: Mapping[str, Mapping[str, Detections]],
     grid: BEVGrid,
     out_dir: Path,
-    count: int,
 ) -> list[Path]:
-    """PNGs of ``count`` frames spread evenly: cameras, points, ground truth and detections.
+    """A PNG of each frame: cameras, points, ground truth and detections.
 
     Args:
-        frames: To choose from.
-        found: Detections by token, by the detector's name ("teacher", "student").
+        frames: To draw.
+        found: Detections by token, by the detector's role ("teacher", "student").
         grid: Range of the ground plane.
         out_dir: Made if need be.
-        count: Number of pictures.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    count = min(count, len(frames))
-    chosen = [frames[(2 * k + 1) * len(frames) // (2 * count)] for k in range(count)]
     paths = []
-    for frame in chosen:
+    for frame in frames:
         layers = [
             Layer(
                 name="ground truth",

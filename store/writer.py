@@ -96,6 +96,11 @@ class StoreWriter:
         return cls(path, plan)
 
     @property
+    def fingerprint(self) -> Fingerprint:
+        """What the store is made for."""
+        return self._plan.fingerprint
+
+    @property
     def pending_parts(self) -> list[range]:
         """The parts still to write."""
         return [part for part in self.parts if part not in self._committed]

@@ -66,5 +66,9 @@ class GradientBalance(nn.Module):
 def _gradient_norm(term: Tensor, features: Tensor) -> Tensor:
     if not term.requires_grad:
         return term.new_zeros(())
-    (gradient,) = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)
-    return term.new_zeros(()) if gradient is None else gradient.float().norm()
+    # A term on another map alone has no gradient here: zeros stand for it.
+    (gradient,) = torch.autograd.grad(
+        term, features, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    norm: Tensor = torch.linalg.vector_norm(gradient.float())
+    return norm

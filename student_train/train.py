@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ class StudentTraining(Training):
             depth = depth_loss(output.depth_logit, bins)
             terms["detection/depth"] = config.depth_loss_weight * depth
         distilled: dict[str, Tensor] = {}
-        for name, method in self.methods.items():
+        for name, module in self.methods.items():
+            method = cast("Method", module)
             if self.global_step < method.config.start * self.run.fit.steps:
                 continue
             result = method(output.maps, batch.targets, batch.boxes)

@@ -60,7 +60,7 @@ class CenterPointConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "CenterPointConfig":
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "backbone.in_channels": (self.backbone.in_channels, self.encoder.out_channels),
             "head.in_channels": (self.head.in_channels, self.backbone.out_channels),
             "decode.circle_squared entries": (

@@ -18,7 +18,7 @@ from frames.frame import Frame
 from frames.heatmap import foreground_cells
 from frames.nuscenes import NuScenesConfig
 from store.plan import EstimateRow, estimate, plan_arrays
-from store.rows import RowValues, rows_of_frames, token_hash
+from store.rows import RowValues, token_hash
 from store.schema import (
     CELL_INDEX,
     ArraySpec,
@@ -82,36 +82,31 @@ def plan_dump(
 def dump(
     teacher: Teacher,
     frames: Sequence[Frame],
-    fingerprint: Fingerprint,
-    path: Path,
+    writer: StoreWriter,
     *,
     batch_size: int = 4,
-    resume: bool = False,
     on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> None:
-    """Write the cache; with ``resume``, only the parts that are not committed yet.
+    """Write the parts of the cache that are not committed yet, and seal it.
 
     Args:
         teacher: Frozen.
         frames: In the order of the plan.
-        fingerprint: From :func:`plan_dump`.
-        path: Folder of the store.
+        writer: A store opened with the fingerprint of :func:`plan_dump` for these frames.
         batch_size: Frames the teacher sees at once.
-        resume: Continue an interrupted dump.
         on_rows: Told how many more rows are done.
 
     Raises:
-        CacheError: The destination is taken, sealed, or of another fingerprint; the disk is full.
+        CacheError: The disk is full, or a value does not fit the plan.
         DataError: A frame's file is missing or damaged.
     """
-    writer = StoreWriter.open(path, fingerprint, rows_of_frames(frames), resume=resume)
     pending = writer.pending_parts
     on_rows(len(frames) - sum(len(part) for part in pending))
     for part in pending:
         values: list[RowValues] = []
         for start in range(part.start, part.stop, batch_size):
             batch = frames[start : min(start + batch_size, part.stop)]
-            values += list(teacher_rows(teacher, batch, fingerprint.arrays))
+            values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
             on_rows(len(batch))
         writer.write_part(part, values)
     writer.finalise()

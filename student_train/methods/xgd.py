@@ -234,14 +234,14 @@ def gate(
 ) -> Float[Tensor, " n"]:
     """Weight in [0, 1] of a teacher component, from its pilot and the ground truth's."""
     inner = (to_teacher * to_truth).sum(1)
-    error = (to_teacher - to_truth).norm(dim=1)
+    error: Tensor = torch.linalg.vector_norm(to_teacher - to_truth, dim=1)
     if config.gate == "none":
         return torch.ones_like(inner)
     if config.gate == "acute":
         # The inner product, never a division: a zero vector gives 0 and is dropped.
         return (inner > 0).to(inner)
     if config.gate == "closer":
-        return (error < to_truth.norm(dim=1)).to(inner)
+        return (error.square() < to_truth.square().sum(1)).to(inner)
     if config.gate == "static":
         return (error < config.tolerance).to(inner)
     cosine = F.cosine_similarity(to_teacher, to_truth, dim=1).clamp(min=0)
@@ -258,7 +258,7 @@ def kept_fractions(
     figures = {"kept/whole_box": whole.mean()}
     for name, weight in kept.items():
         figures[f"kept/{name}"] = weight.mean()
-        for label in labels.unique():
+        for label in sorted(set(labels.tolist())):
             figures[f"kept/{name}/{DETECTION_CLASSES[label]}"] = weight[labels == label].mean()
     return figures
 

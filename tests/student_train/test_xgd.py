@@ -148,7 +148,7 @@ def test_a_whole_box_falls_with_its_worst_component():
 @pytest.mark.parametrize("space", ["code", "metric"])
 def test_equals_a_literal_reading(granularity: str, space: str):
     student, teacher, truth = torch.randn(3, 30, 10).unbind(0)
-    config = XgdConfig(granularity=granularity, space=space)  # type: ignore[arg-type]
+    config = XgdConfig(granularity=granularity, space=space)
     _, losses = xgd_components(student, teacher, truth, config, cell_size=0.8)
     literal = literal_xgd(student, teacher, truth, granularity, space)
     for name, values in losses.items():

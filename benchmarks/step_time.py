@@ -1,0 +1,152 @@
+"""What a training step costs: without a method, from the cache, with the teacher in the loop.
+
+    python benchmarks/step_time.py CONFIG --store STORE --checkpoint TEACHER [--data-root ROOT]
+
+One process, one loop: for every batch of frames each arm in turn loads its batch and does one whole
+optimizer step, so that the machine's moods hit all arms alike. Loading is in the time. Prints the
+median seconds of each arm and the median of its ratio, batch by batch, to ``none``.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.table import Table
+
+from commands.progress import console, progress_bar
+from frames.augment import BevAugment
+from frames.frame import Frame
+from frames.nuscenes import read_frames
+from runs.config import load_config
+from runs.fit import seed_run
+from store.reader import Cache, open_cache
+from store.rows import CachedRow
+from student_train.config import StudentRun
+from student_train.data import StudentBatch, StudentDataset
+from student_train.targets import FrameTargets, frame_targets
+from student_train.train import StudentTraining, build_methods, needs_of
+from teacher_dump.dump import teacher_rows
+from teacher_dump.protocol import Teacher, load_teacher
+from teacher_dump.teachers import OWN_TEACHER
+
+ONLINE = "(teacher online)"
+
+
+class OnlineDataset(StudentDataset):
+    """As the cached one, but its targets come from a teacher that runs now."""
+
+    def __init__(
+        self, frames: Sequence[Frame], run: StudentRun, cache: Cache, teacher: Teacher
+    ) -> None:
+        super().__init__(frames, run, cache, needs_of(run))
+        self.teacher = teacher
+
+    def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
+        assert self.cache is not None, "given to __init__"
+        (row,) = teacher_rows(self.teacher, [frame], self.cache.fingerprint.arrays)
+        cached = CachedRow(token=row.token, gt=row.gt, arrays=row.arrays)
+        return frame_targets(cached, self.needs, self.run.student.grid, augment)
+
+
+class LoopTraining(StudentTraining):
+    """The training module without Lightning's loop: logs nothing, counts its own steps."""
+
+    steps = 0
+
+    @property
+    def global_step(self) -> int:
+        """Steps done."""
+        return self.steps
+
+    def log(self, *_: Any, **__: Any) -> None:
+        """Nowhere."""
+
+    def log_dict(self, *_: Any, **__: Any) -> None:
+        """Nowhere."""
+
+
+def make_step(training: LoopTraining, data: StudentDataset) -> Callable[[Sequence[int]], float]:
+    """A function that loads frames, steps once, and gives the seconds it took."""
+    training = training.to(memory_format=torch.channels_last)
+    optimizer = training.configure_optimizers()["optimizer"]
+
+    def step(indices: Sequence[int]) -> float:
+        began = time.perf_counter()
+        batch: StudentBatch = data.collate([data[index, index] for index in indices])
+        optimizer.zero_grad()
+        loss = torch.stack(list(training.loss_terms(batch).values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        training.steps += 1
+        return time.perf_counter() - began
+
+    return step
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="A student's TOML.")],
+    store: Annotated[Path, typer.Option(help="The teacher's cache.")],
+    checkpoint: Annotated[Path, typer.Option(help="The same teacher's weights.")],
+    data_root: Annotated[Path | None, typer.Option(help="Data set folder.")] = None,
+    methods: Annotated[str, typer.Option(help="Arms beside none.")] = "xgd,xgd+imitation",
+    batches: Annotated[int, typer.Option(help="Counted steps of each arm.")] = 60,
+) -> None:
+    """Time the arms side by side."""
+    base = load_config(config, StudentRun, data__root=data_root)
+    cache = open_cache(store)
+    teacher = load_teacher(OWN_TEACHER, checkpoint, torch.device("cpu"))
+    frames = read_frames(base.data)
+    swept = read_frames(base.data.model_copy(update={"sweeps": teacher.info.sweeps}))
+    steps: dict[str, Callable[[Sequence[int]], float]] = {}
+    for method in ("none", *methods.split(",")):
+        run = base.model_copy(update={"method": method})
+        seed_run(run.fit.seed, run.fit.threads)
+        arms = {
+            method: StudentDataset(frames, run, cache if needs_of(run) else None, needs_of(run))
+        }
+        if method == "xgd":
+            arms[f"{method} {ONLINE}"] = OnlineDataset(swept, run, cache, teacher)
+        for name, data in arms.items():
+            steps[name] = make_step(LoopTraining(run, build_methods(run, cache)), data)
+    seconds = _measure(steps, len(frames), base.fit.batch_size, batches)
+    console.print(_table(seconds))
+
+
+def _measure(
+    steps: dict[str, Callable[[Sequence[int]], float]], frames: int, size: int, batches: int
+) -> dict[str, list[float]]:
+    rng = np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    warm_up = 3
+    with progress_bar("steps", batches + warm_up) as advance:
+        for batch in range(batches + warm_up):
+            indices = rng.choice(frames, size, replace=False).tolist()
+            # Another order each time: who goes first pays for cold files and caches.
+            for name in rng.permutation(list(steps)):
+                taken = steps[name](indices)
+                if batch >= warm_up:
+                    seconds[name].append(taken)
+            advance(1)
+    return seconds
+
+
+def _table(seconds: dict[str, list[float]]) -> Table:
+    table = Table(title="one optimizer step, loading included")
+    for column in ("arm", "median s", "median ratio to none", "quartiles of the ratio"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for name, values in seconds.items():
+        ratios = [a / b for a, b in zip(values, seconds["none"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        table.add_row(
+            name, f"{statistics.median(values):.3f}", f"{middle:.3f}", f"{low:.3f} .. {high:.3f}"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
