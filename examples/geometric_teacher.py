@@ -126,7 +126,7 @@ def point_maps(cloud: Float[Tensor, "n 5"]) -> Float[Tensor, "3 h w"]:
     columns = torch.stack([inside[:, 2], inside[:, 3] / 255], dim=1)
     total = columns.new_zeros(GRID.num_cells, 2).index_add(0, cell, columns)
     mean = total / count.clamp(min=1)[:, None]
-    return torch.cat([count.log1p()[:, None], mean], dim=1).mT.unflatten(1, GRID.shape)
+    return torch.cat([count.log1p()[:, None], mean], dim=1).mT.reshape(-1, *GRID.shape)
 
 
 def measure(
@@ -138,7 +138,7 @@ def measure(
     share = near / count.clamp(min=1)[:, None]
     centre = share @ cloud[:, :3]
     square = share @ (cloud[:, :3, None] * cloud[:, None, :3]).flatten(1)
-    spread = square.unflatten(1, (3, 3)) - centre[:, :, None] * centre[:, None, :]
+    spread = square.view(-1, 3, 3) - centre[:, :, None] * centre[:, None, :]
     yaw = torch.atan2(2 * spread[:, 0, 1], spread[:, 0, 0] - spread[:, 1, 1]) / 2
     mean, half = (spread[:, 0, 0] + spread[:, 1, 1]) / 2, (spread[:, 0, 0] - spread[:, 1, 1]) / 2
     radius = torch.hypot(half, spread[:, 0, 1])

@@ -15,6 +15,7 @@ from torch import Tensor
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch
 from frames.frame import Frame
+from frames.grid import BEVGrid
 from frames.heatmap import foreground_cells
 from frames.nuscenes import NuScenesConfig
 from store.plan import EstimateRow, estimate, plan_arrays
@@ -30,7 +31,7 @@ from store.schema import (
     Target,
 )
 from store.writer import StoreWriter
-from teacher_dump.protocol import Teacher, TeacherOutput
+from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput
 
 NO_BOX = -1
 
@@ -133,10 +134,26 @@ def teacher_rows(
                 code = encode_boxes_at(output.boxes[b, : len(own)].cpu().float(), own, grid)
                 values[spec.name] = code.numpy()
             else:
-                map_ = output.maps[Target(spec.name)][b].float().cpu()
+                map_ = _map(output, Target(spec.name), grid)[b].float().cpu()
                 at_cells = spec.places is Places.CELLS
                 values[spec.name] = (map_.flatten(1)[:, cells].T if at_cells else map_).numpy()
         yield RowValues(token=frame.token, gt=frame.boxes, arrays=values)
+
+
+def _map(output: TeacherOutput, target: Target, grid: BEVGrid) -> Tensor:
+    """One of the teacher's maps, held against its own grid: cells are read by their index."""
+    if target not in output.maps:
+        raise TeacherError(
+            f"the teacher gives no map {target!s}, which a method reads; it gives "
+            f"{sorted(output.maps)}: add it to TeacherOutput.maps, or dump for other --methods"
+        )
+    found = output.maps[target]
+    if found.shape[2:] != grid.shape:
+        raise TeacherError(
+            f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, its "
+            f"info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
+        )
+    return found
 
 
 def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:

@@ -84,8 +84,8 @@ def load_teacher(factory: str, checkpoint: Path | None, device: torch.device) ->
     Raises:
         TeacherError: No such module or name, or the result does not fulfil the protocol.
     """
-    module_name, colon, name = factory.partition(":")
-    if not colon:
+    module_name, _, name = factory.partition(":")
+    if not (module_name and name):
         raise TeacherError(f"--teacher {factory!r}: expected package.module:factory")
     try:
         make = cast(
@@ -96,6 +96,8 @@ def load_teacher(factory: str, checkpoint: Path | None, device: torch.device) ->
         raise TeacherError(f"--teacher {factory!r}: {error}; is it on PYTHONPATH?") from error
     except AttributeError:
         raise TeacherError(f"--teacher {factory!r}: {module_name} has no {name!r}") from None
+    if not callable(make):
+        raise TeacherError(f"--teacher {factory!r} is a {type(make).__name__}, not a function")
     teacher = make(checkpoint, device)
     if not isinstance(teacher, Teacher) or not isinstance(teacher.info, TeacherInfo):
         raise TeacherError(
