@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from frames.scoring import Scores
 from frames.world.config import WorldConfig
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
-from runs.metrics import last_values
+from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
 from student_train.methods import parse_methods
+from student_train.methods.xgd import COMPONENTS
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
 from teacher_dump.teachers import CenterPointTeacher
@@ -76,13 +78,12 @@ def _train_student(run: StudentRun, method: str, store: Path, out: Path) -> Path
 def _report(
     out: Path, teacher: Path, students: dict[str, Path], data: NuScenesConfig, store: Path
 ) -> None:
-    """Evaluate all, print the table and the pictures, write ``demo.json``."""
+    """Evaluate all, print the table and where the pictures are, write ``demo.json``."""
     data = data.model_copy(update={"split": VAL_SPLIT})
     device = torch.device(DEVICE)
     lidar = steps.load_detector(load_checkpoint(teacher), device)
-    rows: dict[str, Scores] = {
-        "teacher (LiDAR)": steps.evaluate(lidar, data, out / "eval_teacher", pictures=0).scores
-    }
+    judged = steps.evaluate(lidar, data, out / "eval_teacher", pictures=0)
+    rows: dict[str, Scores] = {"teacher (LiDAR)": judged.scores}
     seconds: dict[str, str] = {}
     kept: dict[str, str] = {}
     pictures: list[Path] = []
@@ -92,20 +93,17 @@ def _report(
         name = f"student {method}"
         rows[name] = result.scores
         pictures += result.pictures
-        metrics = last_values(path.parent)
-        seconds[name] = f"{metrics['step_seconds']:.2f}"
-        parts = [
-            f"{k.rsplit('/')[-1]} {v:.2f}" for k, v in metrics.items() if k.count("/kept/") == 1
-        ]
-        kept[name] = "\n".join(p for p, k in zip(parts, metrics, strict=False) if k)
+        seconds[name] = f"{last_values(path.parent)['step_seconds']:.2f}"
+        means = mean_values(path.parent, tuple(f"xgd/kept/{part}" for part in COMPONENTS))
+        kept[name] = "\n".join(
+            f"{part} {means[f'mean/xgd/kept/{part}']:.2f}" for part in COMPONENTS if means
+        )
     console.print(scores_table(rows, seconds_a_step=seconds, kept=kept))
-    stored = steps.stored_bytes(store)
     frames = len(open_cache(store))
-    console.print(f"cache: {human_bytes(stored / frames)} a frame on disk, {frames} frames")
+    per_frame = steps.stored_bytes(store) / frames
+    console.print(f"cache: {human_bytes(per_frame)} a frame on disk, {frames} frames")
     for path in pictures:
-        console.print(f"picture {path}", highlight=False)
-    document = {
-        name: {k: getattr(s, k) for k in ("nds", "mean_ap", "mate", "mase", "maoe", "mave")}
-        for name, s in rows.items()
-    }
-    (out / "demo.json").write_text(json.dumps(document, indent=2))
+        console.print(f"picture {path}", highlight=False, soft_wrap=True)
+    record = {"scores": {name: asdict(scores) for name, scores in rows.items()}}
+    record |= {"step_seconds": seconds, "kept": kept, "cache_bytes_per_frame": per_frame}
+    (out / "demo.json").write_text(json.dumps(record, indent=2))

@@ -220,7 +220,7 @@ def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Tra
 
 
 class StepTimer(pl.Callback):
-    """Logs ``step_seconds``, the median time from one step's end to the next since the last log.
+    """Logs ``step_seconds``, the run's median time from one step's end to the next.
 
     Loading is in it, as it is in the user's wait.
     """
@@ -230,14 +230,14 @@ class StepTimer(pl.Callback):
         self.seconds: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self, _trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """One more step is done."""
         now = time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
         self.last = now
-        if self.seconds and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.seconds:
             pl_module.log("step_seconds", statistics.median(self.seconds))
 
 

@@ -1,0 +1,43 @@
+"""The demo, start to end, on a world of a few frames."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands.demo import run_demo
+from tests.tiny import write_student_toml, write_teacher_toml
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+WORLD = """train_scenes = 1
+val_scenes = 1
+frames_per_scene = 3
+image_size = [48, 132]
+beams = 16
+azimuth_steps = 180
+objects_per_frame = [20, 24]
+"""
+
+
+def test_the_demo_ends_in_a_table_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "demo_world.toml").write_text(WORLD)
+    write_teacher_toml(configs, tmp_path).rename(configs / "demo_teacher.toml")
+    write_student_toml(configs, tmp_path).rename(configs / "demo_student.toml")
+    run_demo(configs, tmp_path / "out", ["none", "xgd"])
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert set(record["scores"]) == {"teacher (LiDAR)", "student none", "student xgd"}
+    assert "heading" in record["kept"]["student xgd"]
+    assert record["kept"]["student none"] == ""
+    assert record["cache_bytes_per_frame"] > 0
+    assert len(list((tmp_path / "out").rglob("pictures/*.png"))) == 4
+    assert "mAVE" in capsys.readouterr().out
+    # A second call finds everything done and only evaluates again.
+    weights = (tmp_path / "out" / "student_xgd" / "student.pt").read_bytes()
+    run_demo(configs, tmp_path / "out", ["none", "xgd"])
+    assert (tmp_path / "out" / "student_xgd" / "student.pt").read_bytes() == weights
