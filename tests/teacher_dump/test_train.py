@@ -1,0 +1,78 @@
+"""Training clouds and boxes live in one augmented frame."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frames.frame import Frame
+from frames.geometry import yaw_rotations
+from frames.loading import load_points
+from teacher_dump.config import TeacherRun
+from teacher_dump.train import PointDataset
+from tests.tiny import teacher_run
+
+
+@pytest.fixture
+def run(world: Path, tmp_path: Path) -> TeacherRun:
+    return teacher_run(tmp_path, world)
+
+
+def depth_inside(points: Tensor, boxes: Tensor, scale: float) -> Tensor:
+    """How far (n, m) each point lies inside each box, as if metres had not been scaled."""
+    local = points[:, None, :3].double() - boxes[None, :, :3].double()
+    turned = torch.einsum("nmi,mij->nmj", local[..., :2], yaw_rotations(boxes[:, 6].double()))
+    offset = torch.cat([turned, local[..., 2:]], dim=-1).abs()
+    depth: Tensor = (boxes[:, 3:6].double() / 2 - offset).amin(-1) / scale
+    return depth
+
+
+def test_points_in_boxes_stay_in_them(run: TeacherRun, frames: list[Frame]):
+    data = PointDataset(frames, run)
+    before = depth_inside(load_points(frames[0]), frames[0].boxes.values, 1.0)
+    assert (before > 0.01).sum() > 50
+    mirrored = set()
+    for position in range(12):
+        points, boxes = data[0, position]
+        scale = float((boxes.values[0, 3:6] / frames[0].boxes.values[0, 3:6]).mean())
+        assert 0.95 <= scale <= 1.05
+        after = depth_inside(points, boxes.values, scale)
+        assert torch.allclose(after, before, atol=1e-4)
+        assert points[:, 3:].equal(load_points(frames[0])[:, 3:])
+        turn = torch.linalg.lstsq(frames[0].boxes.values[:, :2], boxes.values[:, :2]).solution
+        mirrored.add(bool(turn.det() < 0))
+    assert mirrored == {False, True}
+
+
+def test_velocities_and_headings_turn_alike(run: TeacherRun, frames: list[Frame]):
+    """A car drives where it points, before and after."""
+    values = frames[0].boxes.values
+    moving = values[:, 7:].norm(dim=1) > 1
+    assert moving.any()
+
+    def across(boxes: Tensor) -> Tensor:
+        return boxes[:, 7] * boxes[:, 6].sin() - boxes[:, 8] * boxes[:, 6].cos()
+
+    for position in range(6):
+        _, boxes = PointDataset(frames, run)[0, position]
+        scale = float(boxes.values[0, 3] / values[0, 3])
+        assert torch.allclose(
+            across(boxes.values)[moving].abs(), across(values)[moving].abs() * scale, atol=1e-3
+        )
+
+
+def test_a_position_decides_the_augmentation(run: TeacherRun, frames: list[Frame]):
+    data = PointDataset(frames, run)
+    (points, boxes), (again, boxes_again), (other, _) = data[0, 3], data[0, 3], data[0, 4]
+    assert points.equal(again)
+    assert boxes.values.equal(boxes_again.values)
+    assert not points.equal(other)
+
+
+def test_a_batch_keeps_its_frames_apart(run: TeacherRun, frames: list[Frame]):
+    data = PointDataset(frames, run)
+    examples = [data[0, 0], data[1, 1]]
+    batch = PointDataset.collate(examples)
+    assert [len(cloud) for cloud in batch.points] == [len(cloud) for cloud, _ in examples]
+    assert batch.boxes.valid.sum(1).tolist() == [len(boxes) for _, boxes in examples]
