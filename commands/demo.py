@@ -104,6 +104,10 @@ def _report(
     console.print(f"cache: {human_bytes(per_frame)} a frame on disk, {frames} frames")
     for path in pictures:
         console.print(f"picture {path}", highlight=False, soft_wrap=True)
-    record = {"scores": {name: asdict(scores) for name, scores in rows.items()}}
-    record |= {"step_seconds": seconds, "kept": kept, "cache_bytes_per_frame": per_frame}
+    record = {
+        "scores": {name: asdict(scores) for name, scores in rows.items()},
+        "step_seconds": seconds,
+        "kept": kept,
+        "cache_bytes_per_frame": per_frame,
+    }
     (out / "demo.json").write_text(json.dumps(record, indent=2))

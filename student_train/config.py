@@ -1,25 +1,21 @@
 """A student's training run: one TOML."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from frames.augment import BevAugmentConfig
 from frames.image_augment import ImageAugmentConfig
 from frames.nuscenes import NuScenesConfig
 from runs.fit import FitConfig
-from student_train.methods import parse_methods
+from student_train.methods import METHODS, parse_methods
 from student_train.methods.base import MethodConfig
-from student_train.methods.imitation import ImitationConfig
-from student_train.methods.xgd import XgdConfig
 from student_train.student import StudentConfig
 
-
-class MethodTables(BaseModel):
-    """A table for each method; those that ``--method`` does not name are not used."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    imitation: ImitationConfig = ImitationConfig()
-    xgd: XgdConfig = XgdConfig()
+# A table for each method of the registry; those that ``--method`` does not name are not used.
+MethodTables = create_model(
+    "MethodTables",
+    __config__=ConfigDict(frozen=True, extra="forbid"),
+    **{name: (method.config_type, method.config_type()) for name, method in METHODS.items()},  # type: ignore[call-overload]
+)
 
 
 class BalanceConfig(BaseModel):

@@ -146,3 +146,15 @@ def test_paper_scale_has_the_spec_s_shape_and_parameters() -> None:
 def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VoxelEncoderConfig(voxels=GRID, **{"channels": (4, 6, 8), "z_padding": (1, 1), **change})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_default_algorithm_agrees_with_the_native_one() -> None:
+    native = random_encoder()
+    default = VoxelEncoder(CONFIG.model_copy(update={"algorithm": "default"})).eval().cuda()
+    default.load_state_dict(native.state_dict())
+    points = [torch.rand(400, 3) * torch.tensor([8.0, 16.0, 8.0]) for _ in range(2)]
+    expected = native(voxelize(points, GRID))
+    found = default(voxelize([cloud.cuda() for cloud in points], GRID))
+    assert torch.allclose(found.cpu(), expected, atol=1e-4)
