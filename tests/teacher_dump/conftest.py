@@ -7,9 +7,9 @@ import torch
 
 from frames.frame import Frame
 from frames.nuscenes import read_frames
-from runs.checkpoint import load_checkpoint, save_checkpoint
-from teacher_dump.centerpoint import CenterPoint
+from runs.checkpoint import load_checkpoint
 from teacher_dump.teachers import CenterPointTeacher
+from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run
 
 
@@ -35,12 +35,7 @@ def long_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    run = teacher_run(folder, world)
-    torch.manual_seed(0)
-    path = folder / "teacher.pt"
-    save_checkpoint(path, "teacher", run.model_dump(mode="json"), CenterPoint(run.teacher), {})
-    return path
+    return write_untrained_teacher(tmp_path_factory.mktemp("teacher"), world)
 
 
 @pytest.fixture

@@ -1,0 +1,18 @@
+"""A tiny CenterPoint as a training run would leave it, but with random weights."""
+
+from pathlib import Path
+
+import torch
+
+from runs.checkpoint import save_checkpoint
+from teacher_dump.centerpoint import CenterPoint
+from tests.tiny import teacher_run
+
+
+def write_untrained_teacher(folder: Path, root: Path) -> Path:
+    """The checkpoint's path."""
+    run = teacher_run(folder, root)
+    torch.manual_seed(0)
+    path = folder / "teacher.pt"
+    save_checkpoint(path, "teacher", run.model_dump(mode="json"), CenterPoint(run.teacher), {})
+    return path
