@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from typing import Literal
 
 import torch
+
+from nets.voxel_encoder_config import Algorithm
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"`torch\.cuda\.amp\.custom_(fwd|bwd)", FutureWarning)
@@ -17,9 +18,7 @@ logging.getLogger("torch.fx._symbolic_trace").addFilter(
     lambda record: "is_fx_tracing" not in record.getMessage()
 )
 
-__all__ = ["Algorithm", "conv_algorithm", "spconv"]
-
-Algorithm = Literal["auto", "native", "default"]
+__all__ = ["conv_algorithm", "spconv"]
 
 
 def conv_algorithm(algorithm: Algorithm) -> ConvAlgo | None:

@@ -1,7 +1,7 @@
 """Frames as a multi-camera student reads them: images, geometry, ground truth, teacher targets."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -123,8 +123,10 @@ class StudentDataset(Dataset[StudentExample]):
     def _depth(self, frame: Frame, cameras: CameraInput) -> Tensor | None:
         if self.run.student.depth_loss_weight == 0:
             return None
+        # As BEVDepth: the key sweep only; moving objects smear in older ones.
+        key_sweep = replace(frame, sweeps=frame.sweeps[:1])
         return depth_targets(
-            load_points(frame)[:, :3],
+            load_points(key_sweep)[:, :3],
             cameras.geometry.image_from_cam[0],
             cameras.geometry.ego_from_cam[0],
             cameras.geometry.augmented_from_image[0],

@@ -16,7 +16,7 @@ from nets.center_decode import CenterDecodeConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig
 from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
-from nets.voxel_encoder import VoxelEncoder, VoxelEncoderConfig
+from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import voxelize
 
 
@@ -103,11 +103,7 @@ class CenterPoint(nn.Module):
     def __init__(self, config: CenterPointConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = (
-            VoxelEncoder(config.encoder)
-            if isinstance(config.encoder, VoxelEncoding)
-            else PillarEncoder(config.encoder)
-        )
+        self.encoder = _build_encoder(config.encoder)
         self.backbone = BEVBackbone(config.backbone)
         self.neck = BEVNeck(config.backbone)
         self.head = CenterHead(config.head)
@@ -121,3 +117,12 @@ class CenterPoint(nn.Module):
         low = self.encoder(voxelize(points, self.config.encoder.voxels))
         high = self.neck(self.backbone(low))
         return CenterPointMaps(low, high, self.head(high))
+
+
+def _build_encoder(config: VoxelEncoding | PillarEncoding) -> nn.Module:
+    if isinstance(config, PillarEncoding):
+        return PillarEncoder(config)
+    # Here, for spconv takes seconds to import and pillars need none of it.
+    from nets.voxel_encoder import VoxelEncoder
+
+    return VoxelEncoder(config)

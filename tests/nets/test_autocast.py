@@ -14,7 +14,8 @@ from nets.depth_net import DepthBins, DepthNet, DepthNetConfig, depth_loss
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
-from nets.voxel_encoder import VoxelEncoder, VoxelEncoderConfig
+from nets.voxel_encoder import VoxelEncoder
+from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import VoxelGrid, voxelize
 
 GRID = BEVGrid(x_min=0, y_min=0, cell_size=2, shape=(8, 4))

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nets.voxel_encoder import SparseResidualBlock, VoxelEncoder, VoxelEncoderConfig
+from nets.voxel_encoder import SparseResidualBlock, VoxelEncoder
+from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import VoxelGrid, Voxels, voxelize
 
 GRID = VoxelGrid(range_min=(0, 0, 0), range_max=(8, 16, 8), voxel_size=(1, 1, 1))
