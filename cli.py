@@ -91,7 +91,9 @@ def train_teacher_command(
     """Train a LiDAR teacher; writes OUT/teacher.pt."""
     run = load_config(config, TeacherRun, data__root=data_root)
     if not _printed(run, print_config):
-        path = train_teacher(run, _run_folder(out, run, resume), resume=resume, device=device)
+        path = train_teacher(
+            run, _run_folder(out, run, resume), resume=resume, device=_device(device).type
+        )
         console.print(f"wrote {path}")
 
 
@@ -147,7 +149,7 @@ def train_student_command(
         raise typer.BadParameter(f"--method {method} reads a cache: give it with --store")
     cache = open_cache(store) if store is not None and run.method_configs else None
     folder = _run_folder(out, run, resume)
-    path = train_student(run, cache, folder, resume=resume, device=device)
+    path = train_student(run, cache, folder, resume=resume, device=_device(device).type)
     console.print(f"wrote {path}")
 
 
@@ -222,8 +224,17 @@ def _method(text: str) -> str:
 
 
 def _device(name: str) -> torch.device:
+    """Cpu or cuda.
+
+    Raises:
+        typer.BadParameter: Another name, or there is no CUDA device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"--device {name!r}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
     return torch.device(name)
 
 

@@ -62,7 +62,9 @@ def plan_teacher_dump(
     plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
     console.print(plan_table(plan.sizes))
     total = sum(row.total for row in plan.sizes)
-    console.print(f"{len(frames)} frames of {data.split}: at most {human_bytes(total)} on disk")
+    console.print(
+        f"{len(frames)} frames of {data.split}: about {human_bytes(total)} before compression"
+    )
     return PlannedDump(frames, plan.fingerprint)
 
 
@@ -91,10 +93,10 @@ def dump_teacher(
 
 
 def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
-    """Dump the teacher unless the store is there already, sealed and of this very teacher.
+    """Dump the teacher unless this very store is there already, sealed.
 
     Raises:
-        CacheError: The folder holds another teacher's store.
+        CacheError: The folder holds another store.
     """
     try:
         cache = open_cache(out)
@@ -102,17 +104,15 @@ def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
         resume = isinstance(error, IncompleteStoreError)
         dump_teacher(teacher, plan_teacher_dump(teacher, run), out, resume=resume)
         return
-    found = cache.fingerprint.teacher.checkpoint_sha256
-    if found != teacher.info.identity.checkpoint_sha256:
-        raise FingerprintError(
-            out,
-            [
-                f"teacher.checkpoint_sha256: found {found}, expected "
-                f"{teacher.info.identity.checkpoint_sha256}"
-            ],
-            "Remove that folder to dump this teacher.",
-        )
-    console.print(f"{out} holds this teacher's {len(cache)} rows already")
+    planned = plan_teacher_dump(teacher, run)
+    wrong = [
+        line
+        for line in cache.fingerprint.mismatches(planned.fingerprint)
+        if not line.startswith("code_revision")
+    ]
+    if wrong:
+        raise FingerprintError(out, wrong, "Remove that folder to dump this teacher anew.")
+    console.print(f"{out} holds these {len(cache)} rows already")
 
 
 def stored_bytes(store: Path) -> int:
@@ -134,12 +134,14 @@ class Detector:
 
     Attributes:
         role: ``teacher`` or ``student``.
+        input: Sensor it looks at, as the official results file names it.
         detect: Frames to detections.
         data: The data its run was trained on.
         grid: Its BEV grid.
     """
 
     role: str
+    input: str
     detect: Detect
     data: NuScenesConfig
     grid: BEVGrid
@@ -151,10 +153,12 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
     if checkpoint.kind == "teacher":
         teacher_run = parse_config(checkpoint.config, TeacherRun, source)
         teacher = CenterPointTeacher(checkpoint, device)
-        return Detector("teacher", teacher.detect, teacher_run.data, teacher_run.teacher.grid)
+        return Detector(
+            "teacher", "lidar", teacher.detect, teacher_run.data, teacher_run.teacher.grid
+        )
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
-    return Detector("student", student.detect, run.data, run.student.grid)
+    return Detector("student", "camera", student.detect, run.data, run.student.grid)
 
 
 def evaluate(
@@ -182,12 +186,15 @@ def evaluate(
         check_image_files(frames)
     else:
         check_point_files(frames)
+    chosen = spread_evenly(frames, pictures)
+    check_image_files(chosen)
+    if teacher:
+        check_point_files(chosen)
     with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
         found = detect_all(detector.detect, frames, on_frames=advance)
     with console.status("nuScenes evaluation"):
-        scores = score_nuscenes(data, frames, found, out_dir)
+        scores = score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])
     with console.status("pictures"):
-        chosen = spread_evenly(frames, pictures)
         layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
         layers[detector.role] = found
         drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures")

@@ -21,6 +21,10 @@ class Detections:
     labels: Int64[Tensor, " n"]
     scores: Float32[Tensor, " n"]
 
+    def cpu(self) -> "Detections":
+        """The same detections on the CPU."""
+        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu())
+
     @classmethod
     def empty(cls) -> "Detections":
         """No detections."""

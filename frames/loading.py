@@ -45,13 +45,17 @@ def load_images(frame: Frame) -> list[Image.Image]:
     return [_load_image(camera, frame.token) for camera in frame.cameras]
 
 
-def check_point_files(frames: Sequence[Frame]) -> None:
+def check_point_files(frames: Sequence[Frame], sweeps: int | None = None) -> None:
     """Refuse, before anything runs, frames whose point files are not all there.
+
+    Args:
+        frames: To check.
+        sweeps: Look at the newest so many sweeps of each; None looks at all.
 
     Raises:
         DataError: Naming the first missing file and how many there are.
     """
-    _check_files([(frame.token, sweep.path) for frame in frames for sweep in frame.sweeps])
+    _check_files([(frame.token, sweep.path) for frame in frames for sweep in frame.sweeps[:sweeps]])
 
 
 def check_image_files(frames: Sequence[Frame]) -> None:

@@ -5,7 +5,7 @@ import copy
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,7 @@ ATTRIBUTES = {
     "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
     "traffic_cone": ("", ""),
 }
-INPUTS_USED = {
-    f"use_{name}": name in ("camera", "lidar")
-    for name in ("camera", "lidar", "radar", "map", "external")
-}
+INPUTS = ("camera", "lidar", "radar", "map", "external")
 
 Record = dict[str, Any]
 
@@ -86,6 +83,8 @@ def score_nuscenes(
     frames: Sequence[Frame],
     detections: Mapping[str, Detections],
     out_dir: Path,
+    *,
+    inputs: Collection[str],
 ) -> Scores:
     """Score detections with the official evaluator on exactly these frames.
 
@@ -100,6 +99,7 @@ def score_nuscenes(
         frames: Frames to score.
         detections: Token -> detections of that frame; of more than 500 the best 500 count.
         out_dir: Folder for the files, made if need be.
+        inputs: What the detector looks at, of ``INPUTS``; the results file declares it.
 
     Raises:
         DataError: A frame is not of the split or has no detections entry, or no frame has ground
@@ -116,7 +116,8 @@ def score_nuscenes(
         results[frames[0].token] = [_beyond_every_range(frames[0])]
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / RESULTS_FILE
-    path.write_text(json.dumps({"meta": INPUTS_USED, "results": results}))
+    meta = {f"use_{name}": name in inputs for name in INPUTS}
+    path.write_text(json.dumps({"meta": meta, "results": results}))
     with _quiet(), _evaluator_tables(tables, config.split) as own_tables:
         evaluator = DetectionEval(
             own_tables,

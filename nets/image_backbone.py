@@ -1,11 +1,12 @@
 """timm image backbone and a neck that brings its levels to one stride (SECONDFPN)."""
 
+import difflib
 from typing import Any, Literal
 
 import timm
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -34,6 +35,14 @@ class ImageBackboneConfig(BaseModel):
     stride: Literal[8, 16] = 16
     up_channels: PositiveInt = 128
     merge: Literal["concat", "sum"] = "concat"
+
+    @field_validator("name")
+    @classmethod
+    def _timm_knows(cls, name: str) -> str:
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3)
+            raise ValueError(f"timm has no model {name!r}; near: {', '.join(near) or 'none'}")
+        return name
 
     @property
     def out_channels(self) -> int:

@@ -51,7 +51,10 @@ def save_checkpoint(
     path: Path, kind: Kind, config: dict[str, Any], network: nn.Module, notes: dict[str, Any]
 ) -> None:
     """Write a checkpoint; an older one of that name is replaced at once or not at all."""
-    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    # Contiguous: the memory layout of equal weights must not change the file's digest.
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     record = {"format": FORMAT, "kind": kind, "config": config, "notes": notes, "weights": weights}
     temporary = path.with_name(path.name + ".partial")
     torch.save(record, temporary)
@@ -82,3 +85,12 @@ def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(record["kind"], record["config"], record["weights"], record["notes"], sha256)
+
+
+def is_finished(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a run of this very resolved config has already left its checkpoint there.
+
+    Raises:
+        CheckpointError: There is a file, but it is damaged.
+    """
+    return path.is_file() and load_checkpoint(path).config == config

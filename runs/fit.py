@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
-    OnExceptionCheckpoint,
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -155,6 +154,7 @@ def fit(
     sampler = StepSampler(len(data), config.steps * config.batch_size, config.seed)  # type: ignore[arg-type]
     state = out_dir / "state.ckpt"
     start = state if resume and state.is_file() else None
+    done = 0
     if start is not None:
         done = torch.load(start, map_location="cpu", weights_only=True)["global_step"]
         sampler.start = done * config.batch_size
@@ -167,10 +167,32 @@ def fit(
         sampler=sampler,
         num_workers=config.workers,
         collate_fn=data.collate,  # type: ignore[attr-defined]
-        # Forking after zarr's threads have started can hang (store.md part 6.5).
+        # Forking after zarr's and dask's threads have started can hang.
         multiprocessing_context="forkserver" if config.workers else None,
         persistent_workers=config.workers > 0,
     )
+    _prepare(training, config)
+    with warnings.catch_warnings():
+        # Lightning wants more loader processes than a small machine has, and warns that a run
+        # resumed inside an epoch needs a stateful loader, which StepSampler makes unnecessary.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = _trainer(config, _csv_logger(out_dir, done), device, name)
+        try:
+            trainer.fit(training, loader, ckpt_path=start, weights_only=True)
+        except SystemExit:
+            # Lightning's answer to Ctrl-C, which also leaves further ones ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            so_far = f"{trainer.global_step} of {config.steps} steps"
+            raise RunInterruptedError(
+                f"interrupted after {so_far}, which are kept: continue with --resume "
+                "(the demo: run it again)"
+            ) from None
+        # Whatever save_every is, a finished run is known as one and not run again.
+        trainer.save_checkpoint(state)
+
+
+def _prepare(training: Training, config: FitConfig) -> None:
+    """Norm momentum and memory layout."""
     if config.norm_momentum is not None:
         for module in training.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of 1d, 2d, 3d
@@ -180,27 +202,31 @@ def fit(
     for weight in training.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    trainer = _trainer(config, out_dir, device, name)
-    with warnings.catch_warnings():
-        # Lightning wants more loader processes than a small machine has, and warns that a run
-        # resumed inside an epoch needs a stateful loader, which StepSampler makes unnecessary.
-        warnings.filterwarnings("ignore", module="lightning")
-        try:
-            trainer.fit(training, loader, ckpt_path=start, weights_only=True)
-        except SystemExit:
-            # Lightning's answer to Ctrl-C, which also leaves further ones ignored.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            done = f"{trainer.global_step} of {config.steps} steps"
-            raise RunInterruptedError(f"interrupted after {done}; continue with --resume") from None
 
 
-def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Trainer:
+def _csv_logger(out_dir: Path, done: int) -> CSVLogger:
+    """Lightning's, which would begin an empty file: the rows of steps already done are kept."""
+    path = out_dir / "metrics.csv"
+    header, *rows = path.read_text().splitlines() if done and path.is_file() else [""]
+    logger = CSVLogger(out_dir, name="", version="", prefix="")
+    writer = logger.experiment
+    if rows:
+        writer.metrics_keys = header.split(",")
+        step = writer.metrics_keys.index("step")
+        kept = [row for row in rows if int(row.split(",")[step]) < done]
+        path.write_text("\n".join([header, *kept, ""]))
+    return logger
+
+
+def _trainer(config: FitConfig, csv_logger: CSVLogger, device: str, name: str) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    out_dir = Path(csv_logger.save_dir)
     saved = ModelCheckpoint(
         out_dir,
         filename="state",
         every_n_train_steps=config.save_every,
         save_on_train_epoch_end=True,
+        save_on_exception=True,
         enable_version_counter=False,
     )
     return pl.Trainer(
@@ -212,13 +238,12 @@ def _trainer(config: FitConfig, out_dir: Path, device: str, name: str) -> pl.Tra
         gradient_clip_val=config.clip_norm,
         log_every_n_steps=min(config.log_every, config.steps),
         logger=[
-            CSVLogger(out_dir, name="", version="", prefix=""),
+            csv_logger,
             TensorBoardLogger(out_dir, name="", version="tensorboard"),
         ],
         callbacks=[
             EMAWeightAveraging(decay=config.average),
             saved,
-            OnExceptionCheckpoint(out_dir, "state"),
             StepTimer(),
             StepProgress(name),
         ],

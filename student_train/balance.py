@@ -26,15 +26,15 @@ class GradientBalance(nn.Module):
         super().__init__()
         self.config = config
         self.wanted = dict(wanted)
-        # Measured share of each wanted term; 0 until it has been measured.
-        self.register_buffer("smoothed", torch.zeros(len(wanted)))
+        # Measured share of each wanted term; negative until it has been measured.
+        self.register_buffer("smoothed", -torch.ones(len(wanted)))
 
     def due(self, step: int, names: set[str]) -> bool:
         """Whether to measure: every so many steps, and when a term appears for the first time."""
         new = [
             name
             for k, name in enumerate(self.wanted)
-            if name in names and float(self.smoothed[k]) == 0
+            if name in names and float(self.smoothed[k]) < 0
         ]
         return bool(new) or step % self.config.every == 0
 
@@ -50,7 +50,7 @@ class GradientBalance(nn.Module):
         for k, name in enumerate(self.wanted):
             if name in shares:
                 old = self.smoothed[k]
-                keep = self.config.momentum if float(old) > 0 else 0.0
+                keep = self.config.momentum if float(old) >= 0 else 0.0
                 self.smoothed[k] = keep * old + (1 - keep) * shares[name]
         return shares
 

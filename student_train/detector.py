@@ -41,4 +41,5 @@ class StudentDetector:
         cameras = CameraInput.stack(inputs).to(self.device)
         output = self.network(cameras.images, cameras.geometry)
         config = self.run.student
-        return decode(output.maps.head, config.grid, config.decode)
+        found = decode(output.maps.head, config.grid, config.decode)
+        return [detections.cpu() for detections in found]

@@ -12,7 +12,7 @@ from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from nets.depth_net import depth_loss, depth_target
-from runs.checkpoint import save_checkpoint
+from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from store.match import require_match
 from store.reader import Cache
@@ -122,11 +122,14 @@ def train_student(
     Returns:
         The checkpoint's path.
     """
+    path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
+    if resume and is_finished(path, config):
+        return path
     frames = read_frames(run.data)
     check_cameras(frames, run.data.cameras)
     check_image_files(frames)
     if run.student.depth_loss_weight:
-        check_point_files(frames)
+        check_point_files(frames, sweeps=1)
     needs = needs_of(run)
     if cache is not None:
         require_match(
@@ -142,7 +145,6 @@ def train_student(
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)
-    path = out_dir / CHECKPOINT_NAME
     notes = {"frames": len(frames), "cache": cache.manifest_hash if cache else None}
-    save_checkpoint(path, "student", run.model_dump(mode="json"), training.network, notes)
+    save_checkpoint(path, "student", config, training.network, notes)
     return path

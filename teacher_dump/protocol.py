@@ -31,7 +31,8 @@ class TeacherInfo:
     """Who the teacher is and what it gives.
 
     Attributes:
-        identity: Name, modality, digest of its weights, config: goes into the fingerprint.
+        identity: Name, modality, sha256 of its weights (64 hex digits), config: goes into the
+            fingerprint.
         shapes: Channels and grid of its maps.
         classes: Class names in the order of its heatmap channels.
         sweeps: LiDAR sweeps it reads per frame.

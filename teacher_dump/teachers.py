@@ -87,7 +87,8 @@ class CenterPointTeacher:
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
-        return decode(self._run(frames).head, self.config.grid, self.config.decode)
+        found = decode(self._run(frames).head, self.config.grid, self.config.decode)
+        return [detections.cpu() for detections in found]
 
     @torch.inference_mode()
     def _run(self, frames: Sequence[Frame]) -> CenterPointMaps:

@@ -15,7 +15,7 @@ from frames.frame import Frame
 from frames.loading import check_point_files, load_points
 from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
-from runs.checkpoint import save_checkpoint
+from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from runs.sampler import Example
 from teacher_dump.centerpoint import CenterPoint
@@ -82,13 +82,15 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
     Returns:
         The checkpoint's path.
     """
+    path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
+    if resume and is_finished(path, config):
+        return path
     frames = read_frames(run.data)
     check_point_files(frames)
     seed_run(run.fit.seed, run.fit.threads)
     training = TeacherTraining(run)
     data = PointDataset(frames, run)
     fit(training, data, out_dir, resume=resume, device=device, name=run.name)
-    path = out_dir / CHECKPOINT_NAME
     notes = {"frames": len(frames), "split": run.data.split}
-    save_checkpoint(path, "teacher", run.model_dump(mode="json"), training.network, notes)
+    save_checkpoint(path, "teacher", config, training.network, notes)
     return path

@@ -23,7 +23,7 @@ class TermConfig(BaseModel):
     """How strongly one loss term pulls.
 
     Attributes:
-        weight: Factor on the term.
+        weight: Factor on the term; without effect where ``share`` is given.
         share: Wanted ratio of the term's gradient norm to the detection loss's, both on the
             student's low-level BEV map; the trainer measures it and scales the term. None leaves
             the weight as it is.

@@ -4,8 +4,8 @@ StereoDistill (Liu et al., AAAI 2023, arXiv 2301.01615) defines it on anchors; n
 released. Here the box code at each ground-truth centre cell is split into position, size, heading
 and (a centre head has it) velocity. For each component the "pilots" student -> teacher and
 student -> ground truth are compared: if the angle between them is acute, the teacher's component
-is distilled. Every choice the paper leaves open is a config value (specification: part 5.3).
-``match`` of that page has no meaning here: teacher, student and ground truth share the cell.
+is distilled. Every choice the paper leaves open is a config value (docs/methods.md).
+Matching has no meaning here: teacher, student and ground truth share the cell.
 
 Axes: N boxes, codes as in ``frames/box_code.py``.
 """
@@ -78,7 +78,7 @@ class ComponentWeights(BaseModel):
 
 
 class XgdConfig(MethodConfig):
-    """Switches of the specification's part 5.3; defaults are its recommendations.
+    """Every choice that the paper leaves open; docs/methods.md says where each comes from.
 
     Attributes:
         space: Where pilots are compared: the head's code, or metres and radians.
@@ -92,7 +92,7 @@ class XgdConfig(MethodConfig):
         min_score: Teacher boxes scored lower for the object's class are not distilled.
         loss: Distance between the codes; the centre head's own is L1.
         beta: Where smooth L1 turns linear (LIGA's 1/9).
-        normaliser: Objects in the batch, as in the detection loss, or kept components.
+        normaliser: Objects in the batch, all tasks together, or kept components.
         component_weight: Weight of each component.
         box: Strength of the whole term.
     """

@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from frames.detections import Detections
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.nuscenes import NuScenesConfig, read_frames
-from frames.scoring import RESULTS_FILE, score_nuscenes
+from frames.scoring import RESULTS_FILE, Scores, score_nuscenes
 from tests.frames.real_data import real, real_config
 from tests.frames.tiny_nuscenes import VERSION, write_tiny
+
+
+def score(*arguments: Any) -> Scores:
+    return score_nuscenes(*arguments, inputs=["lidar"])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def test_the_truth_scores_full_marks_on_every_kind_of_split(
 ):
     config = config_of(write_tiny(tmp_path / "tree", version), split, version)
     frames = read_frames(config)
-    scores = score_nuscenes(config, frames, truth(frames), tmp_path / "scores")
+    scores = score(config, frames, truth(frames), tmp_path / "scores")
     assert scores.mean_ap == pytest.approx(1)
     assert scores.nds == pytest.approx(1, abs=1e-4)
     assert set(scores.class_ap) == set(DETECTION_CLASSES)
@@ -60,7 +65,7 @@ def test_the_truth_scores_full_marks_on_every_kind_of_split(
 def test_a_shift_of_one_and_a_half_metres_costs_what_it_should(tiny: Path, tmp_path: Path):
     """Matched at 2 and 4 m only: mAP 0.5, mATE 1.5 -> NDS (5 * 0.5 + 0 + 1 + 1 + 1 + 1) / 10."""
     frames = read_frames(config_of(tiny))
-    scores = score_nuscenes(config_of(tiny), frames, truth(frames, 1.5), tmp_path)
+    scores = score(config_of(tiny), frames, truth(frames, 1.5), tmp_path)
     assert scores.mean_ap == pytest.approx(0.5)
     assert scores.mate == pytest.approx(1.5, abs=1e-4)
     assert (scores.mase, scores.maoe, scores.mave, scores.maae) == pytest.approx(
@@ -75,7 +80,7 @@ def test_the_results_file_is_global_with_w_l_h_and_attributes(tiny: Path, tmp_pa
     still = detections["a0"].boxes.clone()
     still[:, 7:] = torch.tensor([0.0, 0.19])
     detections["a0"] = replace(detections["a0"], boxes=still)
-    score_nuscenes(config_of(tiny), frames, detections, tmp_path)
+    score(config_of(tiny), frames, detections, tmp_path)
     results = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
     car = results["a1"][0]
     assert car["translation"] == pytest.approx([86.5, 61, 1], abs=1e-4)
@@ -98,10 +103,10 @@ def test_the_results_file_is_global_with_w_l_h_and_attributes(tiny: Path, tmp_pa
 def test_a_part_of_the_split_is_scored_on_its_own_ground_truth(tiny: Path, tmp_path: Path):
     first, second = read_frames(config_of(tiny))
     detections = truth([first])
-    scores = score_nuscenes(config_of(tiny), [first], detections, tmp_path / "part")
+    scores = score(config_of(tiny), [first], detections, tmp_path / "part")
     assert scores.mean_ap == pytest.approx(1)
     silent = detections | {second.token: Detections.empty()}
-    both = score_nuscenes(config_of(tiny), [first, second], silent, tmp_path / "both")
+    both = score(config_of(tiny), [first, second], silent, tmp_path / "both")
     # Half the objects found, all right: precision 1 at recall 0.11..0.5, of 0.11..1.
     assert both.mean_ap == pytest.approx(40 / 90, abs=0.02)
 
@@ -116,7 +121,7 @@ def test_only_the_best_five_hundred_boxes_count(tiny: Path, tmp_path: Path):
         torch.cat([torch.zeros(600, dtype=torch.int64), right.labels]),
         torch.cat([torch.full((600,), 0.1), right.scores]),
     )
-    scores = score_nuscenes(config_of(tiny), frames, detections | {"a0": crowd}, tmp_path)
+    scores = score(config_of(tiny), frames, detections | {"a0": crowd}, tmp_path)
     results = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
     assert len(results["a0"]) == 500
     assert scores.mean_ap == pytest.approx(1)
@@ -125,24 +130,24 @@ def test_only_the_best_five_hundred_boxes_count(tiny: Path, tmp_path: Path):
 def test_nothing_found_scores_nothing(tiny: Path, tmp_path: Path):
     frames = read_frames(config_of(tiny))
     nothing = {frame.token: Detections.empty() for frame in frames}
-    scores = score_nuscenes(config_of(tiny), frames, nothing, tmp_path)
+    scores = score(config_of(tiny), frames, nothing, tmp_path)
     assert (scores.nds, scores.mean_ap, scores.mate) == (0, 0, 1)
 
 
 def test_frames_and_detections_must_belong_together(tiny: Path, tmp_path: Path):
     config, frames = config_of(tiny), read_frames(config_of(tiny))
     with pytest.raises(DataError, match=r"1 of 2 frames have no detections \(\['a1'\]\)"):
-        score_nuscenes(config, frames, truth(frames[:1]), tmp_path)
+        score(config, frames, truth(frames[:1]), tmp_path)
     with pytest.raises(DataError, match=r"2 of 2 frames to score are not of the split"):
-        score_nuscenes(config_of(tiny, "scene-0103"), frames, truth(frames), tmp_path)
+        score(config_of(tiny, "scene-0103"), frames, truth(frames), tmp_path)
     with pytest.raises(DataError, match="no ground truth in these 0 frames"):
-        score_nuscenes(config, [], {}, tmp_path)
+        score(config, [], {}, tmp_path)
 
 
 def test_detections_that_are_not_finite_are_refused(tiny: Path, tmp_path: Path):
     frames = read_frames(config_of(tiny))
     with pytest.raises(ValueError, match="frame a0: detections are not finite"):
-        score_nuscenes(config_of(tiny), frames, truth(frames, math.nan), tmp_path)
+        score(config_of(tiny), frames, truth(frames, math.nan), tmp_path)
 
 
 @real
@@ -150,10 +155,19 @@ def test_real_truth_scores_full_marks_where_there_is_truth(tmp_path: Path):
     """The subset has no velocities and attributes (NaN), and not every class in range."""
     config = real_config("scene-0061")
     frames = read_frames(config)
-    scores = score_nuscenes(config, frames, truth(frames), tmp_path / "true")
+    scores = score(config, frames, truth(frames), tmp_path / "true")
     present = {"car", "truck", "pedestrian", "traffic_cone", "barrier"}
     assert {name for name, ap in scores.class_ap.items() if ap > 0.999} == present
     assert scores.mean_ap == pytest.approx(0.5)
     assert (scores.mave, scores.maae) == (1, 1)
-    far = score_nuscenes(config, frames, truth(frames, 3.0), tmp_path / "far")
+    far = score(config, frames, truth(frames, 3.0), tmp_path / "far")
     assert far.mean_ap < 0.15
+
+
+def test_the_results_file_declares_what_the_detector_looked_at(tmp_path: Path):
+    tiny = write_tiny(tmp_path / "tree", VERSION)
+    config = config_of(tiny)
+    frames = read_frames(config)
+    score_nuscenes(config, frames, truth(frames), tmp_path, inputs=["camera"])
+    meta = json.loads((tmp_path / RESULTS_FILE).read_text())["meta"]
+    assert [name for name, used in meta.items() if used] == ["use_camera"]

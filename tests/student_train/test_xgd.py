@@ -32,7 +32,7 @@ class TestWholeBoxXgd(MethodSuite):
 
 
 def test_golden_positions_of_the_specification():
-    # methods/stereodistill.md 5.4: inner products .0089, -.0043, .0049, so kept 1, 0, 1.
+    # Inner products .0089, -.0043, .0049, so kept 1, 0, 1.
     rows = [
         ((0.10, 0.05, 0.30), (0.16, -0.02, 0.38), (0.15, 0.0, 0.33), 1, 0.026550),
         ((-0.12, 0.08, 0.45), (-0.10, 0.02, 0.40), (-0.15, 0.10, 0.50), 0, 0.0),

@@ -1,0 +1,3 @@
+"""Detections of many frames, and their pictures."""
+
+from tests.tiny import GRID, student_run  # noqa: F401
