@@ -35,7 +35,7 @@ from teacher_dump.train import train_teacher
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
     *(CacheError, CheckpointError, ConfigError, DataError, TeacherError),
-    *(FloatingPointError, ModuleNotFoundError),
+    *(FloatingPointError, ModuleNotFoundError, OSError),
 )
 INTERRUPTED = 130
 
@@ -59,7 +59,7 @@ def demo(
     out: OutDir = Path("demo_out"),
     configs: Annotated[Path, typer.Option(help="Folder of the demo's TOMLs.")] = Path("configs"),
     methods: Annotated[str, typer.Option(help="Students to train, comma-separated.")] = (
-        "none,xgd,imitation"
+        "none,xgd"
     ),
 ) -> None:
     """The whole idea in minutes: world, teacher, cache, students with and without it, scores."""
