@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 from pydantic import BaseModel
+from rich.console import Console
 from rich.traceback import install as pretty_tracebacks
 
 from commands import steps
@@ -91,9 +92,7 @@ def train_teacher_command(
     """Train a LiDAR teacher; writes OUT/teacher.pt."""
     run = load_config(config, TeacherRun, data__root=data_root)
     if not _printed(run, print_config):
-        path = train_teacher(
-            run, _run_folder(out, run, resume), resume=resume, device=_device(device).type
-        )
+        path = train_teacher(run, out, resume=resume, device=_device(device).type)
         console.print(f"wrote {path}")
 
 
@@ -132,8 +131,8 @@ def train_student_command(
     config: ConfigPath,
     out: OutDir,
     method: Annotated[
-        str, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
-    ] = "none",
+        str | None, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="The teacher's cache.")] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
@@ -142,14 +141,15 @@ def train_student_command(
 ) -> None:
     """Train a camera student; writes OUT/student.pt."""
     run = load_config(config, StudentRun, data__root=data_root)
-    run = run.model_copy(update={"method": _method(method)})
+    run = run.model_copy(update={"method": _method(method or run.method)})
     if _printed(run, print_config):
         return
-    if run.method_configs and store is None:
-        raise typer.BadParameter(f"--method {method} reads a cache: give it with --store")
-    cache = open_cache(store) if store is not None and run.method_configs else None
-    folder = _run_folder(out, run, resume)
-    path = train_student(run, cache, folder, resume=resume, device=_device(device).type)
+    if bool(run.method_configs) != (store is not None):
+        raise typer.BadParameter(
+            f"--method {run.method} with --store {store}: a method reads a store, none reads none"
+        )
+    cache = None if store is None else open_cache(store)
+    path = train_student(run, cache, out, resume=resume, device=_device(device).type)
     console.print(f"wrote {path}")
 
 
@@ -177,6 +177,7 @@ def evaluate(
     if teacher is not None:
         beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
+    console.print(f"split {data.split} of {data.root}, {result.frames} frames")
     console.print(scores_table({checkpoint.stem: result.scores}))
     console.print(class_table(result.scores))
     for path in result.pictures:
@@ -202,7 +203,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except USER_ERRORS as error:
-        console.print(f"[bold red]error[/]: {error}", highlight=False)
+        errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"error: {error}")
         sys.exit(1)
     except RunInterruptedError as interruption:
         console.print(str(interruption))
@@ -218,7 +220,7 @@ def _printed(config: BaseModel, wanted: bool) -> bool:
 def _method(text: str) -> str:
     try:
         parse_methods(text)
-    except ValueError as error:
+    except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
     return text
 
@@ -236,27 +238,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
     return torch.device(name)
-
-
-def _run_folder(out: Path, run: BaseModel, resume: bool) -> Path:
-    """The folder of a training run; it belongs to one resolved config.
-
-    Raises:
-        ConfigError: It holds another run, or an earlier one and ``--resume`` was not given.
-    """
-    record, text = out / "config.json", run.model_dump_json(indent=2)
-    if record.is_file():
-        if not resume:
-            raise ConfigError(
-                f"{out} holds a run already: continue it with --resume, or name another"
-            )
-        if record.read_text() != text:
-            raise ConfigError(
-                f"{out} was begun with another config ({record}); name another folder"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(text)
-    return out
 
 
 if __name__ == "__main__":

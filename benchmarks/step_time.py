@@ -29,7 +29,7 @@ from store.rows import CachedRow
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.targets import FrameTargets, frame_targets
-from student_train.train import StudentTraining, build_methods, needs_of
+from student_train.train import StudentTraining, needs_of
 from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher, load_teacher
 from teacher_dump.teachers import OWN_TEACHER
@@ -112,7 +112,7 @@ def main(
         if method == "xgd":
             arms[f"{method} {ONLINE}"] = OnlineDataset(swept, run, cache, teacher)
         for name, data in arms.items():
-            steps[name] = make_step(LoopTraining(run, build_methods(run, cache)), data)
+            steps[name] = make_step(LoopTraining(run, cache), data)
     seconds = _measure(steps, len(frames), base.fit.batch_size, batches)
     console.print(_table(seconds))
 

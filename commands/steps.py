@@ -126,6 +126,7 @@ class Evaluation:
 
     scores: Scores
     pictures: list[Path]
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,8 @@ def evaluate(
         limit: Only the first so many frames.
         teacher: Whose boxes to draw too.
     """
+    if teacher:
+        data = data.model_copy(update={"sweeps": teacher.data.sweeps})
     frames: list[Frame] = read_frames(data, limit)
     if detector.role == "student":
         check_cameras(frames, data.cameras)
@@ -198,4 +201,4 @@ def evaluate(
         layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
         layers[detector.role] = found
         drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures")
-    return Evaluation(scores, drawn)
+    return Evaluation(scores, drawn, len(frames))

@@ -1,16 +1,20 @@
 """Depth of LiDAR points in the images, as a target for depth supervision."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from frames.frame import Camera
 from frames.geometry import project
+
+MIN_DEPTH = 0.1
 
 
 def depth_targets(
     points: Float[Tensor, "n 3"],
-    image_from_cam: Float[Tensor, "v 3 3"],
-    ego_from_cam: Float[Tensor, "v 4 4"],
+    cameras: Sequence[Camera],
     augmented_from_image: Float[Tensor, "v 3 3"],
     *,
     image_size: tuple[int, int],
@@ -20,26 +24,27 @@ def depth_targets(
 
     Args:
         points: Ego frame, before any BEV augmentation, metres.
-        image_from_cam: Intrinsics, pixels.
-        ego_from_cam: Camera poses.
+        cameras: One for each v.
         augmented_from_image: Image augmentation on homogeneous pixels.
         image_size: (height, width) of the augmented image, pixels.
         stride: Patch edge, pixels; divides the image.
 
     Returns:
-        Metres; 0 where no point projects.
+        Metres; 0 where no point projects, or outside the camera's own image (a small resize or a
+        turn leaves black margins).
     """
     height, width = image_size[0] // stride, image_size[1] // stride
     targets = []
-    cam_from_ego = torch.linalg.inv(ego_from_cam.double()).to(points)
-    for intrinsics, pose, augment in zip(
-        image_from_cam, cam_from_ego, augmented_from_image, strict=True
-    ):
-        pixels, depth = project(points @ pose[:3, :3].mT + pose[:3, 3], intrinsics.to(points))
+    for camera, augment in zip(cameras, augmented_from_image, strict=True):
+        cam_from_ego = torch.from_numpy(camera.ego_from_cam.inverse().matrix).to(points)
+        intrinsics = torch.from_numpy(camera.image_from_cam).to(points)
+        pixels, depth = project(points @ cam_from_ego[:3, :3].mT + cam_from_ego[:3, 3], intrinsics)
+        # Integer pixels are centres, so the image and its first patch begin at -0.5.
+        end = pixels.new_tensor(camera.size[::-1]) - 0.5
+        own = ((pixels >= -0.5) & (pixels < end)).all(1) & (depth > MIN_DEPTH)
         moved = pixels @ augment[:2, :2].mT.to(points) + augment[:2, 2].to(points)
-        # Integer pixels are centres, so patch 0 begins at -0.5.
         cols, rows = ((moved + 0.5) / stride).floor().unbind(-1)
-        seen = (depth > 0.1) & (cols >= 0) & (cols < width) & (rows >= 0) & (rows < height)
+        seen = own & (cols >= 0) & (cols < width) & (rows >= 0) & (rows < height)
         index = (rows * width + cols)[seen].long()
         nearest = torch.full((height * width,), torch.inf)
         nearest.scatter_reduce_(0, index, depth[seen].float(), "amin")

@@ -67,16 +67,7 @@ def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
     Raises:
         CheckpointError: Missing or damaged file, not a bevcache checkpoint, or another kind.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}; train one first, or give its path")
-    try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({reason}); it is truncated or no checkpoint: "
-            "copy it again or train again"
-        ) from None
+    record = load_safely(path)
     keys = {"format", "kind", "config", "notes", "weights"}
     if not isinstance(record, dict) or set(record) != keys or record["format"] != FORMAT:
         raise CheckpointError(f"{path} is not a bevcache checkpoint of format {FORMAT}")
@@ -85,6 +76,24 @@ def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(record["kind"], record["config"], record["weights"], record["notes"], sha256)
+
+
+def load_safely(path: Path) -> Any:
+    """What torch saved in a file, on the CPU, without executing anything from it.
+
+    Raises:
+        CheckpointError: Missing or damaged file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}; train one first, or give its path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({reason}); it is truncated or no checkpoint: "
+            "copy it again or train again"
+        ) from None
 
 
 def is_finished(path: Path, config: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import statistics
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from runs.checkpoint import load_safely
 from runs.sampler import StepSampler
 
 
@@ -91,7 +93,7 @@ class Training(pl.LightningModule, ABC):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
             raise FloatingPointError(
                 f"loss is not finite at step {self.global_step} (terms: {', '.join(bad)}); "
-                "lower learning_rate or clip_norm, or train with precision 32-true"
+                "lower learning_rate or clip_norm, or train with precision 32-true, in a new folder"
             )
         self.log("loss", total.detach(), prog_bar=True)
         self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
@@ -156,10 +158,10 @@ def fit(
     start = state if resume and state.is_file() else None
     done = 0
     if start is not None:
-        done = torch.load(start, map_location="cpu", weights_only=True)["global_step"]
-        sampler.start = done * config.batch_size
-        if done >= config.steps:
-            training.load_state_dict(torch.load(start, weights_only=True)["state_dict"])
+        saved = load_safely(start)
+        sampler.start = saved["global_step"] * config.batch_size
+        if saved["global_step"] >= config.steps:
+            training.load_state_dict(saved["state_dict"])
             return
     loader = DataLoader(
         data,
@@ -221,7 +223,7 @@ def _csv_logger(out_dir: Path, done: int) -> CSVLogger:
 def _trainer(config: FitConfig, csv_logger: CSVLogger, device: str, name: str) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     out_dir = Path(csv_logger.save_dir)
-    saved = ModelCheckpoint(
+    saved = StateCheckpoint(
         out_dir,
         filename="state",
         every_n_train_steps=config.save_every,
@@ -252,25 +254,36 @@ def _trainer(config: FitConfig, csv_logger: CSVLogger, device: str, name: str) -
     )
 
 
+class StateCheckpoint(ModelCheckpoint):
+    """Keeps the last good state: a diverged one is not worth resuming."""
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save, unless the loss was not finite."""
+        if not isinstance(exception, FloatingPointError):
+            super().on_exception(trainer, pl_module, exception)
+
+
 class StepTimer(pl.Callback):
-    """Logs ``step_seconds``, the run's median time from one step's end to the next.
+    """Logs ``step_seconds``, the median time from one step's end to the next over the last 500.
 
     Loading is in it, as it is in the user's wait.
     """
 
     def __init__(self) -> None:
         self.last: float | None = None
-        self.seconds: list[float] = []
+        self.seconds: deque[float] = deque(maxlen=500)
 
     def on_train_batch_end(
-        self, _trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """One more step is done."""
         now = time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
         self.last = now
-        if self.seconds:
+        if self.seconds and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("step_seconds", statistics.median(self.seconds))
 
 

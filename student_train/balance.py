@@ -48,7 +48,8 @@ class GradientBalance(nn.Module):
         reference = _gradient_norm(detection, features).clamp(min=1e-12)
         shares = {name: _gradient_norm(term, features) / reference for name, term in terms.items()}
         for k, name in enumerate(self.wanted):
-            if name in shares:
+            # No gradient says nothing of the term's size: it is measured again.
+            if name in shares and shares[name] > 0:
                 old = self.smoothed[k]
                 keep = self.config.momentum if float(old) >= 0 else 0.0
                 self.smoothed[k] = keep * old + (1 - keep) * shares[name]
@@ -59,6 +60,8 @@ class GradientBalance(nn.Module):
         if name not in self.wanted:
             return 1.0
         measured = float(self.smoothed[list(self.wanted).index(name)])
+        if measured < 0:
+            return 1.0
         # A term whose gradient has all but vanished is not blown up.
         return self.wanted[name] / max(measured, 1e-3)
 

@@ -127,8 +127,7 @@ class StudentDataset(Dataset[StudentExample]):
         key_sweep = replace(frame, sweeps=frame.sweeps[:1])
         return depth_targets(
             load_points(key_sweep)[:, :3],
-            cameras.geometry.image_from_cam[0],
-            cameras.geometry.ego_from_cam[0],
+            frame.cameras,
             cameras.geometry.augmented_from_image[0],
             image_size=self.run.image_augment.out_size,
             stride=self.run.student.depth.stride,

@@ -14,6 +14,7 @@ from nets.center_loss import center_loss
 from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
+from runs.folder import claim_folder
 from store.match import require_match
 from store.reader import Cache
 from store.schema import Need, Target
@@ -32,14 +33,16 @@ class StudentTraining(Training):
 
     Args:
         run: The run.
-        methods: By name, built by :func:`build_methods`.
+        cache: Sizes the methods' adapters; None without a method.
     """
 
-    def __init__(self, run: StudentRun, methods: Mapping[str, Method]) -> None:
+    def __init__(self, run: StudentRun, cache: Cache | None) -> None:
         super().__init__(run.fit)
         self.run = run
+        # The student first: its initial weights must not depend on the methods' adapters.
         self.network = Student(run.student)
-        self.methods = nn.ModuleDict(dict(methods))
+        methods = build_methods(run, cache)
+        self.methods = nn.ModuleDict(methods)
         wanted = {
             f"{name}/{term}": share
             for name, method in methods.items()
@@ -140,8 +143,9 @@ def train_student(
             tokens=[frame.token for frame in frames],
             needs=needs,
         )
+    claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
-    training = StudentTraining(run, build_methods(run, cache))
+    training = StudentTraining(run, cache)
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)

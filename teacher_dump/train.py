@@ -17,6 +17,7 @@ from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
+from runs.folder import claim_folder
 from runs.sampler import Example
 from teacher_dump.centerpoint import CenterPoint
 from teacher_dump.config import TeacherRun
@@ -87,6 +88,7 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
         return path
     frames = read_frames(run.data)
     check_point_files(frames)
+    claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = TeacherTraining(run)
     data = PointDataset(frames, run)

@@ -89,8 +89,10 @@ class Imitation(Method):
 def read_at(
     maps: Float[Tensor, "b c h w"], points: Float[Tensor, "b k 2"]
 ) -> Float[Tensor, "b k c"]:
-    """Bilinear samples of maps at points given in ``BEVGrid.to_unit`` units; 0 off the map."""
-    sampled = F.grid_sample(maps.float(), points[:, None], align_corners=False)
+    """Bilinear samples of maps at points in ``BEVGrid.to_unit`` units, clamped at the edge."""
+    sampled = F.grid_sample(
+        maps.float(), points[:, None], padding_mode="border", align_corners=False
+    )
     return sampled[:, :, 0].mT
 
 

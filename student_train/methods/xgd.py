@@ -84,7 +84,7 @@ class XgdConfig(MethodConfig):
         space: Where pilots are compared: the head's code, or metres and radians.
         gate: ``acute`` keeps a component if the pilots' angle is below 90 degrees; ``cosine`` and
             ``cosine_squared`` weight it; ``closer`` asks that the teacher be nearer to the
-            student than the ground truth allows, |t - g| < |s - g|; ``static`` looks at the
+            ground truth than the student is, |t - g| < |s - g|; ``static`` looks at the
             teacher's error alone, |t - g| < tolerance; ``none`` keeps everything.
         granularity: Components as in the paper's figure, position split into plane and height,
             single scalars, or the whole box (kept only if every component is).

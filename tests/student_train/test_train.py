@@ -19,7 +19,7 @@ from student_train.detector import StudentDetector
 from student_train.methods import METHODS
 from student_train.methods.xgd import XgdConfig
 from student_train.student import Student
-from student_train.train import StudentTraining, build_methods, needs_of, train_student
+from student_train.train import StudentTraining, needs_of, train_student
 from tests.command import succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import student_run, write_student_toml
@@ -58,7 +58,7 @@ def test_terms_pull_as_hard_as_wanted(run: StudentRun, cache: Cache, frames: lis
     """The gradient of each scaled term on the low map, against detection's, is its share."""
     run = with_method(run, "xgd+imitation")
     torch.manual_seed(0)
-    training = StudentTraining(run, build_methods(run, cache))
+    training = StudentTraining(run, cache)
     training.log_dict = lambda *_args, **_keys: None  # type: ignore[method-assign]
     kept: list[torch.Tensor] = []
     training.network.lift.register_forward_hook(lambda _m, _i, output: kept.append(output))
@@ -124,3 +124,13 @@ def test_methods_together_need_what_each_needs(run: StudentRun):
     assert needs["none"] == frozenset()
     assert needs["imitation+xgd"] == needs["imitation"] | needs["xgd"]
     assert {need.target for need in needs["xgd"]} == {Target.BOXES}
+
+
+def test_every_method_starts_from_the_same_student(run: StudentRun, cache: Cache):
+    """Paired seeds mean paired students: adapters must not shift the draw of their weights."""
+    starts = []
+    for method in ("none", "xgd", "imitation", "xgd+imitation"):
+        torch.manual_seed(3)
+        training = StudentTraining(with_method(run, method), cache)
+        starts.append({k: v.tolist() for k, v in training.network.state_dict().items()})
+    assert all(start == starts[0] for start in starts)

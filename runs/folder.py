@@ -1,0 +1,36 @@
+"""The folder of a training run: it belongs to one resolved config."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from runs.config import ConfigError
+
+RECORD = "config.json"
+
+
+def claim_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Make the folder this run's; called when everything else has been checked.
+
+    Raises:
+        ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for.
+    """
+    record = folder / RECORD
+    if record.is_file():
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds a run already: continue it with --resume, or name another folder"
+            )
+        if _without_place(json.loads(record.read_text())) != _without_place(config):
+            raise ConfigError(
+                f"{folder} was begun with another config ({record}): name another folder, or "
+                "remove that one"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(config, indent=2))
+
+
+def _without_place(config: dict[str, Any]) -> dict[str, Any]:
+    """The config but for where the data lie, which may move."""
+    data = {key: value for key, value in config.get("data", {}).items() if key != "root"}
+    return config | {"data": data}
