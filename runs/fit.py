@@ -159,8 +159,9 @@ def fit(
     done = 0
     if start is not None:
         saved = load_safely(start)
-        sampler.start = saved["global_step"] * config.batch_size
-        if saved["global_step"] >= config.steps:
+        done = saved["global_step"]
+        sampler.start = done * config.batch_size
+        if done >= config.steps:
             training.load_state_dict(saved["state_dict"])
             return
     loader = DataLoader(
