@@ -35,10 +35,6 @@ class Boxes3D:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def keep(self, mask: Bool[Tensor, " n"]) -> "Boxes3D":
-        """Only the boxes where the mask is true, order kept."""
-        return Boxes3D(self.values[mask], self.labels[mask])
-
 
 @dataclass(frozen=True, slots=True)
 class BoxBatch:

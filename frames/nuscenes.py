@@ -6,6 +6,7 @@ ego frame at the time stamp of the key LIDAR_TOP sweep, and a velocity the devki
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.frame import Camera, Frame, Sweep
 from frames.geometry import SE3
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 CameraName = Literal[
@@ -125,6 +128,8 @@ def open_tables(config: NuScenesConfig) -> NuScenes:
 def samples_of_split(tables: NuScenes, split: str) -> list[Record]:
     """The split's sample records: scenes in the order of their table, samples by time.
 
+    Scenes that are not here are left out with a warning.
+
     Raises:
         DataError: The split is unknown to this version, or none of its scenes is here.
     """
@@ -138,6 +143,11 @@ def samples_of_split(tables: NuScenes, split: str) -> list[Record]:
             f"none of the {len(wanted)} scenes of split {split!r} is in {tables.table_root}; "
             f"it holds {_shorten([scene['name'] for scene in tables.scene])}: "
             "name one of these as the split, or unpack the rest"
+        )
+    if len(order) < len(wanted):
+        logger.warning(
+            "split %r: only %d of its %d scenes are in %s",
+            *(split, len(order), len(wanted), tables.table_root),
         )
     return sorted(samples, key=lambda sample: (order[sample["scene_token"]], sample["timestamp"]))
 

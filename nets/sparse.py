@@ -1,9 +1,10 @@
-"""spconv, imported once, with its warnings silenced and its CPU algorithm chosen."""
+"""spconv, imported once, with its warnings silenced and the algorithm that fits a device."""
 
 import logging
 import warnings
 
 import torch
+from torch import nn
 
 from nets.voxel_encoder_config import Algorithm
 
@@ -18,14 +19,15 @@ logging.getLogger("torch.fx._symbolic_trace").addFilter(
     lambda record: "is_fx_tracing" not in record.getMessage()
 )
 
-__all__ = ["conv_algorithm", "spconv"]
+__all__ = ["set_algorithm", "spconv"]
 
 
-def conv_algorithm(algorithm: Algorithm) -> ConvAlgo | None:
-    """Spconv's ``algo`` argument; "auto" is "native" where there is no CUDA device.
+def set_algorithm(network: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
+    """Give every sparse convolution the algorithm that runs on the device.
 
-    Only "native" runs on a CPU; None lets spconv take its implicit GEMM, which needs CUDA.
+    Only the native one runs on a CPU; "auto" is implicit GEMM, spconv's own choice, on CUDA.
     """
-    if algorithm == "native" or (algorithm == "auto" and not torch.cuda.is_available()):
-        return ConvAlgo.Native
-    return None
+    native = algorithm == "native" or device.type == "cpu"
+    for module in network.modules():
+        if isinstance(module, spconv.SparseConvolution):
+            module.algo = ConvAlgo.Native if native else ConvAlgo.MaskImplicitGemm

@@ -7,19 +7,19 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from nets.blocks import NORM_EPS, NORM_MOMENTUM
-from nets.sparse import conv_algorithm, spconv
-from nets.voxel_encoder_config import OUT_KERNEL_Z, Algorithm, VoxelEncoderConfig
+from nets.sparse import set_algorithm, spconv
+from nets.voxel_encoder_config import OUT_KERNEL_Z, VoxelEncoderConfig
 from nets.voxelize import Voxels
 
 
 class SparseResidualBlock(spconv.SparseModule):  # type: ignore[misc]
     """Two submanifold convolutions around an identity."""
 
-    def __init__(self, channels: int, key: str, algorithm: Algorithm) -> None:
+    def __init__(self, channels: int, key: str) -> None:
         super().__init__()
-        self.conv1 = _submanifold(channels, channels, key, algorithm)
+        self.conv1 = _submanifold(channels, channels, key)
         self.bn1 = _norm(channels)
-        self.conv2 = _submanifold(channels, channels, key, algorithm)
+        self.conv2 = _submanifold(channels, channels, key)
         self.bn2 = _norm(channels)
 
     def forward(self, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
@@ -36,22 +36,14 @@ class VoxelEncoder(nn.Module):
     def __init__(self, config: VoxelEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        algorithm = config.algorithm
         first = config.channels[0]
         self.conv_input = spconv.SparseSequential(
-            _submanifold(config.in_channels, first, "subm0", algorithm), _norm(first), nn.ReLU()
+            _submanifold(config.in_channels, first, "subm0"), _norm(first), nn.ReLU()
         )
         self.stages = nn.ModuleList(self._stages())
         last = config.channels[-1]
         self.conv_out = spconv.SparseSequential(
-            spconv.SparseConv3d(
-                last,
-                last,
-                (OUT_KERNEL_Z, 1, 1),
-                (2, 1, 1),
-                bias=False,
-                algo=conv_algorithm(algorithm),
-            ),
+            spconv.SparseConv3d(last, last, (OUT_KERNEL_Z, 1, 1), (2, 1, 1), bias=False),
             _norm(last),
             nn.ReLU(),
         )
@@ -63,15 +55,9 @@ class VoxelEncoder(nn.Module):
             layers: list[nn.Module] = []
             if index:
                 layers += _downsample(
-                    config.channels[index - 1],
-                    channels,
-                    config.z_padding[index - 1],
-                    config.algorithm,
+                    config.channels[index - 1], channels, config.z_padding[index - 1]
                 )
-            layers += [
-                SparseResidualBlock(channels, f"subm{index}", config.algorithm)
-                for _ in range(config.blocks)
-            ]
+            layers += [SparseResidualBlock(channels, f"subm{index}") for _ in range(config.blocks)]
             yield spconv.SparseSequential(*layers)
 
     def forward(self, voxels: Voxels) -> Float32[Tensor, "b c h w"]:
@@ -81,6 +67,7 @@ class VoxelEncoder(nn.Module):
             _, rows, cols = config.voxels.shape
             size = (rows // config.stride, cols // config.stride)
             return voxels.mean.new_zeros(voxels.batch_size, config.out_channels, *size)
+        set_algorithm(self, config.algorithm, voxels.mean.device)
         with torch.autocast(voxels.mean.device.type, enabled=False):
             x = spconv.SparseConvTensor(
                 voxels.mean, voxels.coords, list(config.spatial_shape), voxels.batch_size
@@ -102,30 +89,12 @@ def _norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
 
 
-def _submanifold(
-    in_channels: int, out_channels: int, key: str, algorithm: Algorithm
-) -> spconv.SubMConv3d:
-    return spconv.SubMConv3d(
-        in_channels,
-        out_channels,
-        3,
-        padding=1,
-        bias=False,
-        indice_key=key,
-        algo=conv_algorithm(algorithm),
-    )
+def _submanifold(in_channels: int, out_channels: int, key: str) -> spconv.SubMConv3d:
+    return spconv.SubMConv3d(in_channels, out_channels, 3, padding=1, bias=False, indice_key=key)
 
 
-def _downsample(
-    in_channels: int, out_channels: int, z_padding: int, algorithm: Algorithm
-) -> list[nn.Module]:
+def _downsample(in_channels: int, out_channels: int, z_padding: int) -> list[nn.Module]:
     conv = spconv.SparseConv3d(
-        in_channels,
-        out_channels,
-        3,
-        2,
-        padding=(z_padding, 1, 1),
-        bias=False,
-        algo=conv_algorithm(algorithm),
+        in_channels, out_channels, 3, 2, padding=(z_padding, 1, 1), bias=False
     )
     return [conv, _norm(out_channels), nn.ReLU()]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from nets.voxelize import VoxelGrid
 
 OUT_KERNEL_Z = 3
-Algorithm = Literal["auto", "native", "default"]
+Algorithm = Literal["auto", "native"]
 
 
 class VoxelEncoderConfig(BaseModel):
@@ -19,7 +19,7 @@ class VoxelEncoderConfig(BaseModel):
         channels: Width of each stage; every stage but the first begins with a stride of 2.
         z_padding: Padding along z of each of those strided convolutions.
         blocks: Residual blocks in each stage.
-        algorithm: spconv's convolution algorithm; "auto" picks by whether CUDA is there.
+        algorithm: spconv's convolution algorithm; "auto" picks what suits the device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,13 +16,6 @@ def test_the_columns_are_where_the_docstring_says():
     assert row[VELOCITY].tolist() == [vx, vy]
 
 
-def test_keep_keeps_values_with_their_labels():
-    kept = boxes(3).keep(torch.tensor([True, False, True]))
-    assert kept.labels.tolist() == [0, 2]
-    assert torch.equal(kept.values, boxes(3).values[[0, 2]])
-    assert len(Boxes3D.empty()) == 0
-
-
 def test_padding_is_marked_and_zero():
     batch = BoxBatch.pad([boxes(1), Boxes3D.empty(), boxes(3)])
     assert batch.values.shape == (3, 3, 9)

@@ -105,6 +105,14 @@ def test_splits_are_predefined_or_from_splits_json_or_one_scene(
     assert [frame.token for frame in frames] == tokens
 
 
+def test_a_split_of_which_scenes_are_missing_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    root = write_tiny(tmp_path / "tree", "v1.0-mini")
+    read_frames(config(root, "mini_val", version="v1.0-mini"))
+    assert "only 1 of its 2 scenes" in caplog.text
+
+
 def test_limit_keeps_the_first_frames(tiny: Path):
     assert [frame.token for frame in read_frames(config(tiny), limit=1)] == ["a0"]
 

@@ -151,11 +151,11 @@ def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], message: str)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_default_algorithm_agrees_with_the_native_one() -> None:
+def test_the_gpu_algorithm_agrees_with_the_native_one() -> None:
     native = random_encoder()
-    default = VoxelEncoder(CONFIG.model_copy(update={"algorithm": "default"})).eval().cuda()
-    default.load_state_dict(native.state_dict())
+    on_gpu = VoxelEncoder(CONFIG).eval().cuda()
+    on_gpu.load_state_dict(native.state_dict())
     points = [torch.rand(400, 3) * torch.tensor([8.0, 16.0, 8.0]) for _ in range(2)]
     expected = native(voxelize(points, GRID))
-    found = default(voxelize([cloud.cuda() for cloud in points], GRID))
+    found = on_gpu(voxelize([cloud.cuda() for cloud in points], GRID))
     assert torch.allclose(found.cpu(), expected, atol=1e-4)
