@@ -29,13 +29,14 @@ from student_train.config import StudentRun
 from student_train.methods import METHODS, parse_methods
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
+from teacher_dump.part_task import ScaleOutError
 from teacher_dump.protocol import TeacherError, load_teacher
 from teacher_dump.teachers import OWN_TEACHER
 from teacher_dump.train import train_teacher
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
-    *(CacheError, CheckpointError, ConfigError, DataError, TeacherError),
+    *(CacheError, CheckpointError, ConfigError, DataError, ScaleOutError, TeacherError),
     *(FloatingPointError, ModuleNotFoundError, OSError),
 )
 INTERRUPTED = 130
@@ -116,14 +117,24 @@ def dump_teacher(
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
     device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Dump in so many processes of this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="Dump on a running Dask cluster: tcp://HOST:PORT.")
+    ] = "",
 ) -> None:
     """Run a teacher once over the data of a STUDENT's TOML and write its cache to OUT."""
     run = load_config(config, StudentRun, data__root=data_root)
     run = run.model_copy(update={"method": _method("+".join(methods.split(",")))})
-    model = load_teacher(teacher, checkpoint, _device(device))
+    elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
+    here = torch.device("cpu") if elsewhere else _device(device)
+    model = load_teacher(teacher, checkpoint, here)
     planned = steps.plan_teacher_dump(model, run, coverage=coverage, limit=limit)
     if not dry_run:
-        steps.dump_teacher(model, planned, out, batch_size=batch_size, resume=resume)
+        steps.dump_teacher(
+            model, planned, out, batch_size=batch_size, resume=resume, workers=elsewhere
+        )
 
 
 @app.command("train-student")
@@ -223,6 +234,27 @@ def _method(text: str) -> str:
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
     return text
+
+
+def _workers(
+    local: int | None, scheduler: str, factory: str, checkpoint: Path | None, device: str
+) -> steps.Workers | None:
+    """Who dumps instead of this process, if anyone is asked for.
+
+    Raises:
+        typer.BadParameter: Both kinds of workers are asked for, or no address.
+    """
+    if local and scheduler:
+        raise typer.BadParameter("--workers and --scheduler: expected one of them")
+    if scheduler and "://" not in scheduler:
+        raise typer.BadParameter(f"--scheduler {scheduler!r}: expected tcp://HOST:PORT")
+    if not (local or scheduler):
+        return None
+    # A cluster's machines may have GPUs where this one has none.
+    kind = device if scheduler else _device(device).type
+    return steps.Workers(
+        local=local, scheduler=scheduler, factory=factory, checkpoint=checkpoint, device=kind
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """The steps of the main job, each with its progress on the console."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
 from teacher_dump.dump import dump, plan_dump
+from teacher_dump.part_task import DumpJob
 from teacher_dump.protocol import Teacher
 from teacher_dump.teachers import CenterPointTeacher
 
@@ -57,7 +59,9 @@ def plan_teacher_dump(
     limit: int | None = None,
 ) -> PlannedDump:
     """Plan a dump of the run's frames for the run's methods, and print what it will weigh."""
-    data = run.data.model_copy(update={"sweeps": teacher.info.sweeps})
+    # Absolute: a worker on another machine has another working folder.
+    changes = {"sweeps": teacher.info.sweeps, "root": run.data.root.absolute()}
+    data = run.data.model_copy(update=changes)
     frames = read_frames(data, limit)
     plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
     console.print(plan_table(plan.sizes))
@@ -68,10 +72,35 @@ def plan_teacher_dump(
     return PlannedDump(frames, plan.fingerprint)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """Who runs the teacher instead of this process, and how they come by it.
+
+    Attributes:
+        local: So many processes of this machine; None for those of ``scheduler``.
+        scheduler: Address of a running Dask cluster.
+        factory: ``package.module:factory`` of the teacher.
+        checkpoint: Its weights.
+        device: ``auto``, ``cpu`` or ``cuda``, as each worker finds it.
+    """
+
+    local: int | None
+    scheduler: str
+    factory: str
+    checkpoint: Path | None
+    device: str
+
+
 def dump_teacher(
-    teacher: Teacher, planned: PlannedDump, out: Path, *, batch_size: int = 4, resume: bool = False
+    teacher: Teacher,
+    planned: PlannedDump,
+    out: Path,
+    *,
+    batch_size: int = 4,
+    resume: bool = False,
+    workers: Workers | None = None,
 ) -> None:
-    """Run the teacher over the planned frames and write its cache."""
+    """Run the teacher over the planned frames, here or on workers, and write its cache."""
     if teacher.info.identity.kind != "camera":
         check_point_files(planned.frames)
     rows = rows_of_frames(planned.frames)
@@ -80,7 +109,10 @@ def dump_teacher(
     console.print(f"writing {out}; {human_bytes(free)} are free on that disk")
     try:
         with progress_bar(f"dump · {teacher.info.identity.name}", len(rows)) as advance:
-            dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)
+            if workers is None:
+                dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)
+            else:
+                _dump_on(workers, planned.frames, writer, batch_size, advance)
     except KeyboardInterrupt:
         raise RunInterruptedError(
             f"interrupted; the committed parts of {out} stay: continue with --resume"
@@ -90,6 +122,34 @@ def dump_teacher(
         f"sealed {out}: {len(cache)} rows, {human_bytes(stored)} on disk "
         f"({stored / len(cache):,.0f} bytes a frame), manifest {cache.manifest_hash[:12]}"
     )
+
+
+def _dump_on(
+    workers: Workers,
+    frames: list[Frame],
+    writer: StoreWriter,
+    batch_size: int,
+    on_rows: Callable[[int], None],
+) -> None:
+    # Here, so that dask is loaded by those who ask for workers.
+    from teacher_dump.scale_out import dump_on_workers
+    from teacher_dump.workforce import local_workforce, remote_workforce
+
+    job = DumpJob(
+        store=writer.path.absolute(),
+        plan_hash=writer.plan_hash,
+        factory=workers.factory,
+        checkpoint=workers.checkpoint and workers.checkpoint.absolute(),
+        device=workers.device,
+        batch_size=batch_size,
+    )
+    start = (
+        remote_workforce(workers.scheduler)
+        if workers.local is None
+        else local_workforce(workers.local, workers.device)
+    )
+    with start as workforce:
+        dump_on_workers(workforce, job, frames, writer, on_rows)
 
 
 def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:

@@ -89,6 +89,10 @@ class FingerprintError(CacheError):
     def __init__(self, path: Path, mismatches: Iterable[str], remedy: str) -> None:
         self.mismatches = tuple(mismatches)
         super().__init__("\n  ".join([f"cache {path} does not match:", *self.mismatches, remedy]))
+        self._given = (path, self.mismatches, remedy)
+
+    def __reduce__(self) -> tuple[type["FingerprintError"], tuple[Path, tuple[str, ...], str]]:
+        return FingerprintError, self._given
 
 
 class MissingTargetError(CacheError):

@@ -1,8 +1,11 @@
 """Files that are either whole or absent, and JSON that knows its own hash."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def publish(path: Path, data: bytes) -> FileEntry:
     """Write a file so that a reader, or a machine that lost power, sees all of it or nothing.
 
     The temporary name is always the same, so that a killed writer leaves nothing the next one
-    does not overwrite.
+    does not overwrite. Of two writers at once the caller makes one wait: see ``only_one``.
 
     Raises:
         OSError: The disk refused; nothing new is left behind.
@@ -61,6 +64,21 @@ def publish(path: Path, data: bytes) -> FileEntry:
     if path.read_bytes() != data:
         raise DamagedStoreError(f"{path} reads back differently from what was written: bad disk?")
     return FileEntry.of(data)
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Let in one at a time, of all threads and processes; a killed one lets go.
+
+    On a network file system this holds between machines if it has ``flock`` (NFS: Linux does;
+    Lustre: mounted with ``flock``).
+
+    Raises:
+        OSError: The lock's file cannot be made, or the file system has no locks.
+    """
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

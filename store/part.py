@@ -94,3 +94,8 @@ class PartRecord:
 def record_path(root: Path, part: range) -> Path:
     """Where the record of the part that begins at a row lies."""
     return root / PARTS / f"{part.start:08d}.part"
+
+
+def lock_path(root: Path, part: range) -> Path:
+    """Held by whoever writes that part."""
+    return record_path(root, part).with_suffix(".lock")

@@ -2,8 +2,12 @@
 
 A part's map shards come first, its record last: the record is the commit mark. Whatever kills the
 process, at most the part under way is lost, and the finished store is the same to the byte.
+
+Several processes may write parts of one store, even the same part: they take turns, and the first
+to commit a part decides it.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +27,7 @@ from store.errors import (
     StoreExistsError,
     StoreWriteError,
 )
-from store.files import FileEntry, publish, sync_folder
+from store.files import FileEntry, only_one, publish, sync_folder
 from store.layout import (
     MANIFEST,
     PARTS,
@@ -33,7 +37,7 @@ from store.layout import (
     store_metadata,
 )
 from store.manifest import Manifest
-from store.part import PartRecord, record_path
+from store.part import PartRecord, lock_path, record_path
 from store.reader import Cache
 from store.rows import RowIdentity, RowValues, check_identities, token_hash
 from store.schema import Fingerprint, Places
@@ -45,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 
 class StoreWriter:
-    """Writes one store; made by ``StoreWriter.open``.
+    """Writes one store; made by ``StoreWriter.open``, or ``join`` in a further process.
 
     Attributes:
         path: The store's folder.
@@ -56,7 +60,6 @@ class StoreWriter:
         self.path = path
         self.parts = plan.parts
         self._plan = plan
-        self._committed = {part for part in self.parts if plan.record(path, part) is not None}
 
     @classmethod
     def open(
@@ -88,12 +91,39 @@ class StoreWriter:
             raise RowValueError("the rows' tokens do not have the fingerprint's dataset.token_hash")
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
         _check_destination(path, plan, resume=resume)
-        with _explained(path, "begin the store", 0, len(plan.parts)):
+        with _explained(path, "begin the store", plan):
             if not (path / PLAN).exists():
                 publish(path / PLAN, plan.encode())
+            (path / PARTS).mkdir(exist_ok=True)
             for key, data in store_metadata(plan.maps).items():
                 publish(path / key, data)
         return cls(path, plan)
+
+    @classmethod
+    def join(cls, path: Path, plan_hash: str) -> "StoreWriter":
+        """Help with a dump that another process has begun and will seal.
+
+        Args:
+            path: Folder of the store.
+            plan_hash: Of that process's writer.
+
+        Raises:
+            DamagedStoreError: There is no plan, or it is damaged.
+            FingerprintError: It is the plan of something else.
+        """
+        writer = cls(path, Plan.load(path))
+        if writer.plan_hash != plan_hash:
+            raise FingerprintError(
+                path,
+                [f"plan: found {writer.plan_hash[:12]}, expected {plan_hash[:12]}"],
+                "Another dump has begun there; dump into another folder.",
+            )
+        return writer
+
+    @property
+    def plan_hash(self) -> str:
+        """sha256 of the plan: fingerprint and row identities."""
+        return hashlib.sha256(self._plan.encode()).hexdigest()
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -102,11 +132,15 @@ class StoreWriter:
 
     @property
     def pending_parts(self) -> list[range]:
-        """The parts still to write."""
-        return [part for part in self.parts if part not in self._committed]
+        """The parts still to write; asks the disk, so keep the answer."""
+        return [part for part in self.parts if not self.is_committed(part)]
+
+    def is_committed(self, part: range) -> bool:
+        """Whether a part is whole on the disk, whoever wrote it."""
+        return self._plan.record(self.path, part) is not None
 
     def write_part(self, part: range, values: Sequence[RowValues]) -> None:
-        """Commit one part.
+        """Commit one part, unless it is committed: what is there stays.
 
         Args:
             part: One of ``parts``.
@@ -114,6 +148,7 @@ class StoreWriter:
 
         Raises:
             RowValueError: The values do not fit the plan; nothing is written.
+            SealedStoreError: Others have finished the store meanwhile.
             StoreWriteError: The disk refused; the part is not committed.
         """
         if part not in self.parts:
@@ -128,13 +163,17 @@ class StoreWriter:
         columns = dict(
             zip((s.name for s in fingerprint.stored), zip(*rows, strict=True), strict=True)
         )
-        with self._explained(f"write rows {part.start} to {part.stop - 1}"):
-            self._committed.discard(part)
+        with (
+            self._explained(f"write rows {part.start} to {part.stop - 1}"),
+            only_one(lock_path(self.path, part)),
+        ):
+            if self.is_committed(part):
+                return
+            _refuse_sealed(self.path)
             record_path(self.path, part).unlink(missing_ok=True)
             shards = self._write_shards(part, columns)
             record = self._record(rows, columns, shards)
             publish(record_path(self.path, part), record.encode())
-        self._committed.add(part)
 
     def _write_shards(
         self, part: range, columns: dict[str, tuple[npt.NDArray[Any], ...]]
@@ -195,14 +234,13 @@ class StoreWriter:
             cache[token]
         except DamagedRowError as error:
             record_path(self.path, part).unlink()
-            self._committed.discard(part)
             raise DamagedStoreError(
                 f"{error} Rows {part.start} to {part.stop - 1} are pending again: resume."
             ) from error
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
-        with _explained(self.path, doing, len(self._committed), len(self.parts)):
+        with _explained(self.path, doing, self._plan):
             yield
 
 
@@ -214,31 +252,36 @@ def _remove_scaffold(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path, doing: str, committed: int, total: int) -> Iterator[None]:
+def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        committed = sum(record_path(path, part).is_file() for part in plan.parts)
         raise StoreWriteError(
             f"cannot {doing} in {path}: {error.strerror} ({error.filename}). {committed} of "
-            f"{total} parts are committed and stay; once the disk takes writes again, run the "
-            "same command with --resume"
+            f"{len(plan.parts)} parts are committed and stay; once the disk takes writes again, "
+            "run the same command with --resume"
         ) from error
 
 
 def _check_destination(path: Path, plan: Plan, *, resume: bool) -> None:
-    if (path / MANIFEST).exists():
-        if resume:
-            # A dump killed right after sealing leaves these; the seal does not cover them.
-            _remove_scaffold(path)
-        raise SealedStoreError(
-            f"{path} is a finished store and is never changed; choose another folder"
-        )
+    if (path / MANIFEST).exists() and resume:
+        # A dump killed right after sealing leaves these; the seal does not cover them.
+        _remove_scaffold(path)
+    _refuse_sealed(path)
     if (path / PLAN).exists():
         _check_resumable(path, plan, resume=resume)
     elif path.exists() and not path.is_dir():
         raise StoreExistsError(f"{path} is a file; expected a folder or nothing")
     elif path.exists() and any(entry.name != f"{PLAN}.tmp" for entry in path.iterdir()):
         raise StoreExistsError(f"{path} holds something that is no store; choose an empty folder")
+
+
+def _refuse_sealed(path: Path) -> None:
+    if (path / MANIFEST).exists():
+        raise SealedStoreError(
+            f"{path} is a finished store and is never changed; choose another folder"
+        )
 
 
 def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:

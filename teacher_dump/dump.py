@@ -104,13 +104,27 @@ def dump(
     pending = writer.pending_parts
     on_rows(len(frames) - sum(len(part) for part in pending))
     for part in pending:
-        values: list[RowValues] = []
-        for start in range(part.start, part.stop, batch_size):
-            batch = frames[start : min(start + batch_size, part.stop)]
-            values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
-            on_rows(len(batch))
-        writer.write_part(part, values)
+        own = frames[part.start : part.stop]
+        dump_part(teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows)
     writer.finalise()
+
+
+def dump_part(
+    teacher: Teacher,
+    frames: Sequence[Frame],
+    writer: StoreWriter,
+    part: range,
+    *,
+    batch_size: int,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+) -> None:
+    """Run the teacher on the frames of one part, and commit it."""
+    values: list[RowValues] = []
+    for start in range(0, len(frames), batch_size):
+        batch = frames[start : start + batch_size]
+        values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
+        on_rows(len(batch))
+    writer.write_part(part, values)
 
 
 def teacher_rows(

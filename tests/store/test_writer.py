@@ -244,6 +244,7 @@ def test_a_file_size_limit_while_sealing_is_told(tmp_path: Path):
 
 def test_something_in_the_way_is_told(tmp_path: Path):
     writer = begin(tmp_path / "store")
+    (tmp_path / "store/parts").rmdir()
     (tmp_path / "store/parts").touch()
     with pytest.raises(StoreWriteError, match="cannot write rows 0 to 2"):
         writer.write_part(range(3), third_row())

@@ -1,0 +1,106 @@
+"""What a worker of a scaled-out dump does: load the teacher once, then write part after part."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from frames.frame import Frame
+from store.errors import FingerprintError
+from store.schema import Fingerprint
+from store.writer import StoreWriter
+from teacher_dump.dump import code_revision, dump_part
+from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
+
+# As many as the workers of a machine share its cores; also what makes their bytes the same.
+THREADS = 1
+# A worker with several threads still has one teacher, and torch's threads are the process's.
+_one_at_a_time = threading.Lock()
+
+
+class ScaleOutError(Exception):
+    """Workers that cannot be reached, died, or cannot do the work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpJob:
+    """All that a worker is told once; equal jobs share a loaded teacher.
+
+    Attributes:
+        store: Folder of the store, absolute: the worker sees the same file system.
+        plan_hash: Of the client's writer.
+        factory: ``package.module:factory`` of the teacher.
+        checkpoint: What the factory gets, absolute.
+        device: ``auto``, ``cpu`` or ``cuda``, as the worker finds it.
+        batch_size: Frames the teacher sees at once.
+    """
+
+    store: Path
+    plan_hash: str
+    factory: str
+    checkpoint: Path | None
+    device: str
+    batch_size: int
+
+
+def write_part(job: DumpJob, part: range, frames: Sequence[Frame]) -> None:
+    """Write one part of the store; a part that is there already is left alone.
+
+    Args:
+        job: Whose part it is.
+        part: Rows of the store.
+        frames: Of these rows.
+
+    Raises:
+        ScaleOutError: This machine lacks the device.
+        TeacherError: The teacher cannot be loaded.
+        FingerprintError: The store, or this worker's teacher or code, is not the plan's.
+        CacheError: The disk is full, or a value does not fit the plan.
+        DataError: A frame's file is missing or damaged.
+    """
+    with _one_at_a_time:
+        teacher, writer = _at_work(job)
+        if not writer.is_committed(part):
+            dump_part(teacher, frames, writer, part, batch_size=job.batch_size)
+
+
+def forget_teacher() -> None:
+    """Give back the memory of the teacher that this worker has loaded."""
+    with _one_at_a_time:
+        _at_work.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
+    """The teacher and the store, held against each other."""
+    torch.set_num_threads(THREADS)
+    writer = StoreWriter.join(job.store, job.plan_hash)
+    teacher = load_teacher(job.factory, job.checkpoint, _device(job.device))
+    own = as_this_worker_has_it(writer.fingerprint, teacher.info)
+    if mismatches := own.mismatches(writer.fingerprint):
+        raise FingerprintError(
+            job.store, mismatches, "Give this worker the client's code and checkpoint; restart it."
+        )
+    return teacher, writer
+
+
+def as_this_worker_has_it(planned: Fingerprint, info: TeacherInfo) -> Fingerprint:
+    """The fingerprint with all that depends on the worker taken from the worker."""
+    return planned.model_copy(
+        update={
+            "teacher": info.identity,
+            "grid": info.shapes.grid,
+            "classes": info.classes,
+            "code_revision": code_revision(),
+        }
+    )
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ScaleOutError("--device cuda: torch finds no CUDA device on a worker")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

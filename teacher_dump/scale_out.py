@@ -1,0 +1,117 @@
+"""Dump on several processes or machines with Dask: the client hands out parts, workers write them.
+
+A part is written by the worker itself, straight into the store;
+through Dask go only the frames' metadata. A worker that dies costs the part it was at: the
+scheduler gives that part to another one.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+
+from distributed import Future, wait
+from distributed.scheduler import KilledWorker
+
+from frames.frame import Frame
+from store.writer import StoreWriter
+from teacher_dump.part_task import DumpJob, ScaleOutError, write_part
+from teacher_dump.workforce import GPU, Workforce
+
+# A worker that finishes a part finds the next one there; more would only be held for the slow.
+PARTS_AHEAD = 2
+POLL_SECONDS = 0.5
+
+
+def dump_on_workers(
+    workforce: Workforce,
+    job: DumpJob,
+    frames: Sequence[Frame],
+    writer: StoreWriter,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+) -> None:
+    """Have the parts of the cache that are not committed yet written, and seal it.
+
+    Args:
+        workforce: From :mod:`teacher_dump.workforce`.
+        job: The writer's store.
+        frames: In the order of the plan.
+        writer: A store opened for these frames.
+        on_rows: Told how many more rows are done.
+
+    Raises:
+        ScaleOutError: No worker is left.
+        CacheError, DataError, TeacherError: A worker's own; see
+            :func:`teacher_dump.part_task.write_part`.
+    """
+    pending = writer.pending_parts
+    on_rows(len(frames) - sum(len(part) for part in pending))
+    for part in _written(workforce, job, frames, pending):
+        on_rows(len(part))
+    writer.finalise()
+
+
+def _written(
+    workforce: Workforce, job: DumpJob, frames: Sequence[Frame], pending: Sequence[range]
+) -> Iterator[range]:
+    """Parts as they are committed."""
+    client, waiting = workforce.client, deque(pending)
+    flying: dict[Future, range] = {}
+    try:
+        while waiting or flying:
+            count, resources = _able(workforce, job.device)
+            workforce.check(count)
+            while waiting and len(flying) < PARTS_AHEAD * count:
+                part = waiting.popleft()
+                own = frames[part.start : part.stop]
+                future = client.submit(write_part, job, part, own, pure=False, resources=resources)
+                flying[future] = part
+            for future in _finished(list(flying)):
+                yield _checked(future, flying.pop(future))
+    except CancelledError as error:
+        raise _lost(workforce) from error
+    finally:
+        client.cancel(list(flying))
+
+
+def _able(workforce: Workforce, device: str) -> tuple[int, dict[str, float] | None]:
+    """How many workers may write parts, and what a part asks of them.
+
+    Where there are workers with the resource ``GPU`` and a GPU is of use, only these, a whole one.
+    """
+    try:
+        workers = workforce.client.scheduler_info()["workers"].values()
+    except OSError as error:
+        raise _lost(workforce) from error
+    with_gpu = sum(worker["resources"].get(GPU, 0) >= 1 for worker in workers)
+    if with_gpu and device != "cpu":
+        return with_gpu, {GPU: 1}
+    return len(workers), None
+
+
+def _lost(workforce: Workforce) -> ScaleOutError:
+    return ScaleOutError(f"the scheduler {workforce.address} is gone; continue with --resume")
+
+
+def _finished(futures: list[Future]) -> list[Future]:
+    if not futures:
+        time.sleep(POLL_SECONDS)
+        return []
+    try:
+        return list(wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
+    except TimeoutError:
+        return []
+
+
+def _checked(future: Future, part: range) -> range:
+    """The part, if it has been committed; else what went wrong, as the worker raised it."""
+    # The result is nothing: not asked for, so that a worker's death after its commit is no matter.
+    if future.status == "error":
+        try:
+            future.result()
+        except KilledWorker as error:
+            raise ScaleOutError(
+                f"rows {part.start} to {part.stop - 1} ended {error.allowed_failures + 1} workers "
+                "one after the other; out of memory? Look at the workers' logs, then --resume"
+            ) from None
+    return part
