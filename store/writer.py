@@ -216,18 +216,23 @@ class StoreWriter:
                 map is pending again.
             StoreWriteError: The disk refused; call again, nothing is lost.
         """
-        with self._explained("seal the store"):
-            manifest = pack(self.path, self._plan)
-            rows = SealedRows(self.path, manifest)
-            rows.check_rows()
-            cache = Cache(self.path, manifest.fingerprint, rows, "")
-            for done, token in enumerate(cache.tokens):
-                self._verify(cache, token, self.parts[done // ROWS_PER_PART])
-                if on_progress is not None:
-                    on_progress(done + 1, len(cache))
-            publish(self.path / MANIFEST, manifest.encode())
-            _remove_scaffold(self.path)
+        seal = self.path / PARTS / "seal.lock"
+        with self._explained("seal the store"), only_one(seal):
+            if not (self.path / MANIFEST).exists():
+                self._seal(on_progress)
         return Manifest.load(self.path).root_hash
+
+    def _seal(self, on_progress: Progress | None) -> None:
+        manifest = pack(self.path, self._plan)
+        rows = SealedRows(self.path, manifest)
+        rows.check_rows()
+        cache = Cache(self.path, manifest.fingerprint, rows, "")
+        for done, token in enumerate(cache.tokens):
+            self._verify(cache, token, self.parts[done // ROWS_PER_PART])
+            if on_progress is not None:
+                on_progress(done + 1, len(cache))
+        publish(self.path / MANIFEST, manifest.encode())
+        _remove_scaffold(self.path)
 
     def _verify(self, cache: Cache, token: str, part: range) -> None:
         try:

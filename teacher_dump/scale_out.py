@@ -5,12 +5,12 @@ through Dask go only the frames' metadata. A worker that dies costs the part it 
 scheduler gives that part to another one.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from distributed import Future, wait
+from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from frames.frame import Frame
@@ -57,24 +57,27 @@ def _written(
     """Parts as they are committed."""
     client, waiting = workforce.client, deque(pending)
     flying: dict[Future, range] = {}
+    landed: SimpleQueue[Future] = SimpleQueue()
     try:
         while waiting or flying:
-            count, resources = _able(workforce, job.device)
+            count, resources = able_workers(workforce, job.device)
             workforce.check(count)
             while waiting and len(flying) < PARTS_AHEAD * count:
                 part = waiting.popleft()
                 own = frames[part.start : part.stop]
                 future = client.submit(write_part, job, part, own, pure=False, resources=resources)
                 flying[future] = part
-            for future in _finished(list(flying)):
-                yield _checked(future, flying.pop(future))
-    except CancelledError as error:
-        raise _lost(workforce) from error
+                future.add_done_callback(landed.put)
+            with suppress(Empty):
+                future = landed.get(timeout=POLL_SECONDS)
+                part = flying.pop(future)
+                _check(future, part, workforce)
+                yield part
     finally:
         client.cancel(list(flying))
 
 
-def _able(workforce: Workforce, device: str) -> tuple[int, dict[str, float] | None]:
+def able_workers(workforce: Workforce, device: str) -> tuple[int, dict[str, float] | None]:
     """How many workers may write parts, and what a part asks of them.
 
     Where there are workers with the resource ``GPU`` and a GPU is of use, only these, a whole one.
@@ -93,19 +96,11 @@ def _lost(workforce: Workforce) -> ScaleOutError:
     return ScaleOutError(f"the scheduler {workforce.address} is gone; continue with --resume")
 
 
-def _finished(futures: list[Future]) -> list[Future]:
-    if not futures:
-        time.sleep(POLL_SECONDS)
-        return []
-    try:
-        return list(wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
-    except TimeoutError:
-        return []
-
-
-def _checked(future: Future, part: range) -> range:
-    """The part, if it has been committed; else what went wrong, as the worker raised it."""
-    # The result is nothing: not asked for, so that a worker's death after its commit is no matter.
+def _check(future: Future, part: range, workforce: Workforce) -> None:
+    """Raise what went wrong with a part, as the worker raised it."""
+    # A good result is nothing, and not asked for: a worker may die as soon as it has committed.
+    if future.status == "cancelled":
+        raise _lost(workforce)
     if future.status == "error":
         try:
             future.result()
@@ -114,4 +109,3 @@ def _checked(future: Future, part: range) -> range:
                 f"rows {part.start} to {part.stop - 1} ended {error.allowed_failures + 1} workers "
                 "one after the other; out of memory? Look at the workers' logs, then --resume"
             ) from None
-    return part

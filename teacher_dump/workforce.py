@@ -20,6 +20,7 @@ from teacher_dump.part_task import ScaleOutError, forget_teacher
 GPU = "GPU"
 # A batch system starts workers one after the other, and may start a lost one again.
 NO_WORKER_SECONDS = 60.0
+CONNECT_SECONDS = 10.0
 _LOCALHOST = "127.0.0.1"
 _ANY_PORT = f"{_LOCALHOST}:0"
 
@@ -86,7 +87,7 @@ def remote_workforce(address: str) -> Iterator[Workforce]:
         ScaleOutError: No scheduler answers there.
     """
     try:
-        client = Client(address, set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ScaleOutError(
             f"--scheduler {address}: no Dask scheduler answers ({error}); start one with "

@@ -9,10 +9,10 @@ from teacher_dump.centerpoint import CenterPoint
 from tests.tiny import teacher_run
 
 
-def write_untrained_teacher(folder: Path, root: Path) -> Path:
+def write_untrained_teacher(folder: Path, root: Path, seed: int = 0) -> Path:
     """The checkpoint's path."""
     run = teacher_run(folder, root)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     path = folder / "teacher.pt"
     save_checkpoint(path, "teacher", run.model_dump(mode="json"), CenterPoint(run.teacher), {})
     return path

@@ -1,0 +1,178 @@
+"""Dumps by workers, held against the dump of one process; real schedulers, processes and deaths."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client, Scheduler, SpecCluster, Worker
+
+from frames.nuscenes import read_frames
+from teacher_dump.scale_out import able_workers
+from teacher_dump.workforce import GPU, Workforce
+from tests.command import command, succeed
+from tests.store.building import tree
+from tests.tiny import student_run, write_student_toml
+
+MORTAL = "tests.teacher_dump.mortal_teacher:factory"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def longer_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of 20 frames: three parts of a store."""
+    from frames.world.config import WorldConfig
+    from frames.world.generate import write_world
+
+    root = tmp_path_factory.mktemp("longer_world")
+    config = WorldConfig(
+        train_scenes=2,
+        val_scenes=0,
+        frames_per_scene=20,
+        image_size=(16, 44),
+        beams=8,
+        azimuth_steps=90,
+        objects_per_frame=(8, 10),
+    )
+    write_world(config, root, workers=1)
+    return root
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a running cluster: two workers as threads of this process, one with a GPU."""
+    options = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    worker = options | {"nthreads": 1, "memory_limit": 0}
+    with SpecCluster(
+        scheduler={"cls": Scheduler, "options": options},
+        workers={
+            "plain": {"cls": Worker, "options": worker},
+            "strong": {"cls": Worker, "options": worker | {"resources": {GPU: 1}}},
+        },
+        silence_logs=logging.CRITICAL,
+    ) as running:
+        yield running.scheduler_address
+
+
+def mortal(folder: Path, deaths: int) -> tuple[object, ...]:
+    folder.mkdir()
+    (folder / "deaths").write_text(str(deaths))
+    return ("--teacher", MORTAL, "--checkpoint", folder)
+
+
+def test_two_processes_write_what_one_writes(
+    checkpoint: Path, longer_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    toml = write_student_toml(tmp_path, longer_world)
+    common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--coverage", "dense")
+    common = (*common, "--device", "cpu", "--out")
+    succeed(*common, tmp_path / "alone")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    text = succeed(*common, tmp_path / "together", "--workers", 2)
+    assert "40/40" in text
+    assert tree(tmp_path / "together") == tree(tmp_path / "alone")
+    assert not list((tmp_path / "here").iterdir())
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_path: Path):
+    toml = write_student_toml(tmp_path, longer_world)
+    common = ("dump-teacher", toml, "--device", "cpu", "--out")
+    succeed(*common, tmp_path / "alone", *mortal(tmp_path / "immortal", 0))
+    text = succeed(*common, tmp_path / "store", *mortal(tmp_path / "m", 1), "--workers", 2)
+    assert len(list((tmp_path / "m").glob("dead-*"))) == 1
+    assert "40/40" in text
+    assert tree(tmp_path / "store") == tree(tmp_path / "alone")
+
+
+def test_when_all_workers_die_the_committed_parts_stay(longer_world: Path, tmp_path: Path):
+    toml = write_student_toml(tmp_path, longer_world)
+    common = ("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "store")
+    code, text = command(*common, *mortal(tmp_path / "m", 2), "--workers", 2)
+    assert (code, "error: all 2 workers died (killed by 9, killed by 9)" in text) == (1, True)
+    assert len(list((tmp_path / "store/parts").glob("*.part"))) == 2
+    text = succeed(*common, *mortal(tmp_path / "immortal", 0), "--resume")
+    succeed(
+        *("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "alone"),
+        *("--teacher", MORTAL, "--checkpoint", tmp_path / "immortal"),
+    )
+    assert tree(tmp_path / "store") == tree(tmp_path / "alone")
+
+
+def test_a_running_cluster_writes_it_too(
+    checkpoint: Path, long_world: Path, tmp_path: Path, cluster: str
+):
+    toml = write_student_toml(tmp_path, long_world)
+    common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
+    succeed(*common, tmp_path / "alone")
+    succeed(*common, tmp_path / "store", "--scheduler", cluster)
+    assert tree(tmp_path / "store") == tree(tmp_path / "alone")
+    with Client(cluster, set_as_default=False) as client:
+        workforce = Workforce(client=client, address=cluster, check=lambda _count: None)
+        assert able_workers(workforce, "cpu") == (2, None)
+        assert able_workers(workforce, "auto") == (1, {GPU: 1})
+
+
+def test_a_damaged_file_ends_the_dump_and_may_be_mended(
+    checkpoint: Path, long_world: Path, tmp_path: Path, cluster: str
+):
+    world = tmp_path / "world"
+    shutil.copytree(long_world, world)
+    toml = write_student_toml(tmp_path, world)
+    common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
+    succeed(*common, tmp_path / "alone")
+    last = read_frames(student_run(tmp_path, world).data)[-1].sweeps[0].path
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-3])
+    code, text = command(*common, tmp_path / "store", "--scheduler", cluster)
+    assert (code, last.name in text, "Traceback" in text) == (1, True, False), text
+    last.write_bytes(whole)
+    succeed(*common, tmp_path / "store", "--scheduler", cluster, "--resume")
+    assert tree(tmp_path / "store") == tree(tmp_path / "alone")
+
+
+def test_ctrl_c_ends_the_dump_and_the_committed_parts_stay(
+    longer_world: Path, tmp_path: Path, cluster: str
+):
+    toml = write_student_toml(tmp_path, longer_world)
+    common = ("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "store")
+
+    def press() -> None:
+        while not list((tmp_path / "store").glob("parts/*.part")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    code, text = command(*common, *mortal(tmp_path / "m", 0), "--scheduler", cluster)
+    assert (code, "continue with --resume" in text) == (130, True), text
+    assert list((tmp_path / "store").glob("parts/*.part"))
+    text = succeed(*common, *mortal(tmp_path / "again", 0), "--resume")
+    assert "40/40" in text
+
+
+def test_a_cluster_that_is_not_there_is_told(
+    checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("teacher_dump.workforce.CONNECT_SECONDS", 0.5)
+    toml = write_student_toml(tmp_path, world)
+    common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--out", tmp_path / "store")
+    code, text = command(*common, "--scheduler", "tcp://127.0.0.1:1")
+    assert (code, "error: --scheduler tcp://127.0.0.1:1: no Dask scheduler" in text) == (1, True)
+    code, text = command(*common, "--scheduler", "here")
+    assert (code, "expected tcp://HOST:PORT" in text) == (2, True)
+    code, text = command(*common, "--scheduler", "tcp://127.0.0.1:1", "--workers", 2)
+    assert (code, "expected one of them" in text) == (2, True)
+
+
+def test_dask_is_not_loaded_without_being_asked_for():
+    code = "import cli, sys; sys.exit('distributed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
