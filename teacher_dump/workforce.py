@@ -55,7 +55,6 @@ def local_workforce(workers: int, device: str) -> Iterator[Workforce]:
             multiprocessing.get_context("spawn").Process(
                 target=_work,
                 args=(cluster.scheduler_address, str(name), folder, name % gpus if gpus else None),
-                daemon=True,
             )
             for name in range(workers)
         ]

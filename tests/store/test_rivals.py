@@ -48,7 +48,9 @@ def test_a_committed_part_stays_as_it_is(tmp_path: Path):
     write_pending(writer, made_for)
     before = tree(tmp_path / "store")
     late = StoreWriter.join(tmp_path / "store", writer.plan_hash)
-    others = [replace(usual_values(made_for, row + 3), token=f"token-{row:04d}") for row in range(3)]
+    others = [
+        replace(usual_values(made_for, row + 3), token=f"token-{row:04d}") for row in range(3)
+    ]
     late.write_part(range(3), others)
     assert tree(tmp_path / "store") == before
     assert late.pending_parts == []

@@ -65,9 +65,7 @@ def test_another_checkpoint_is_refused(
     assert (str(again), again.mismatches) == (str(caught.value), caught.value.mismatches)
 
 
-def test_other_code_is_refused(
-    job: DumpJob, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
-):
+def test_other_code_is_refused(job: DumpJob, frames: list[Frame], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("teacher_dump.part_task.code_revision", lambda: "0.0")
     with pytest.raises(FingerprintError, match=r"code_revision: found '0\.0', expected"):
         write_part(job, WHOLE, frames)
