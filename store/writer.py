@@ -216,10 +216,12 @@ class StoreWriter:
                 map is pending again.
             StoreWriteError: The disk refused; call again, nothing is lost.
         """
-        seal = self.path / PARTS / "seal.lock"
-        with self._explained("seal the store"), only_one(seal):
-            if not (self.path / MANIFEST).exists():
-                self._seal(on_progress)
+        if not (self.path / MANIFEST).exists():
+            seal = self.path / PARTS / "seal.lock"
+            with self._explained("seal the store"), only_one(seal):
+                # Another process may have sealed it while this one waited.
+                if not (self.path / MANIFEST).exists():
+                    self._seal(on_progress)
         return Manifest.load(self.path).root_hash
 
     def _seal(self, on_progress: Progress | None) -> None:
