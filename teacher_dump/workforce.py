@@ -94,7 +94,7 @@ def remote_workforce(address: str) -> Iterator[Workforce]:
         ) from error
     with client:
         yield Workforce(client=client, address=address, check=_Patience(address).check)
-        client.run(forget_teacher, wait=False)
+        client.run(forget_teacher, on_error="ignore")
 
 
 def _scheduler() -> LocalCluster:
