@@ -103,8 +103,9 @@ def test_a_worker_process_reads_from_s3_too(store: Path, bucket: str):
     assert np.array_equal(found, first)
 
 
-def _bev_high(cache: bytes, token: str) -> np.ndarray:
-    return pickle.loads(cache)[token].arrays["bev_high"]
+def _bev_high(pickled: bytes, token: str) -> np.ndarray:
+    cache: Cache = pickle.loads(pickled)
+    return cache[token].arrays["bev_high"]
 
 
 def test_what_is_in_the_mirror_is_not_fetched_again(
@@ -112,11 +113,14 @@ def test_what_is_in_the_mirror_is_not_fetched_again(
 ):
     copy_store(store, f"{bucket}/store")
     read_all(open_cache(f"{bucket}/store"))
-    asked = []
+    asked: list[str] = []
     get = Remote.get
-    monkeypatch.setattr(
-        Remote, "get", lambda s, key, limit: asked.append(key) or get(s, key, limit)
-    )
+
+    def noted_get(self: Remote, key: str, limit: int) -> bytes | None:
+        asked.append(key)
+        return get(self, key, limit)
+
+    monkeypatch.setattr(Remote, "get", noted_get)
     read_all(open_cache(f"{bucket}/store"))
     assert asked == ["manifest.json"]
 
@@ -160,26 +164,25 @@ def test_verify_names_every_fault(store: Path, tmp_path: Path):
 
 
 def test_an_interrupted_copy_goes_on(store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch):
-    sent = []
+    sent: list[str] = []
+    allowed = [20]
     put = Remote.put
 
-    def failing_put(self: Remote, key: str, data: bytes) -> None:
-        if len(sent) == 20:
+    def counted_put(self: Remote, key: str, data: bytes) -> None:
+        if len(sent) == allowed[0]:
             raise RemoteError("the line is cut")
         sent.append(key)
         put(self, key, data)
 
-    with monkeypatch.context() as cut:
-        cut.setattr(Remote, "put", failing_put)
-        with pytest.raises(RemoteError, match="the line is cut"):
-            copy_store(store, f"{bucket}/store")
+    monkeypatch.setattr(Remote, "put", counted_put)
+    with pytest.raises(RemoteError, match="the line is cut"):
+        copy_store(store, f"{bucket}/store")
     with pytest.raises(NotACacheError, match=r"holds no manifest\.json"):
         open_cache(f"{bucket}/store")
-    again = []
-    monkeypatch.setattr(Remote, "put", lambda s, key, data: again.append(key) or put(s, key, data))
+    allowed[0] = -1
     copy_store(store, f"{bucket}/store")
-    assert not set(sent) & set(again)
-    assert again[-1] == "manifest.json"
+    assert len(set(sent)) == len(sent) == len(tree(store)), "what had arrived was not sent again"
+    assert sent[-1] == "manifest.json"
     assert verify(f"{bucket}/store") == []
 
 
