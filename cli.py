@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.traceback import install as pretty_tracebacks
 
-from commands import steps
+from commands import sharing, steps
 from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
@@ -144,7 +144,9 @@ def train_student_command(
     method: Annotated[
         str | None, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="The teacher's cache.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The teacher's cache: a folder, or s3://, gs://, https://.")
+    ] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
     device: Device = "auto",
@@ -196,8 +198,27 @@ def evaluate(
 
 
 @app.command()
+def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]) -> None:
+    """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
+    faults = sharing.verify_store(store)
+    for fault in faults:
+        console.print(f"damaged: {fault}", markup=False, soft_wrap=True)
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
+    destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
+) -> None:
+    """Copy a cache; run again after an interruption, what has arrived is kept."""
+    sharing.copy(source, destination)
+
+
+@app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A cache or a checkpoint.")],
+    path: Annotated[str, typer.Argument(help="A cache (folder or URL) or a checkpoint.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say what a cache or a checkpoint holds."""

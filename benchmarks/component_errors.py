@@ -37,6 +37,7 @@ def main(
     store: Annotated[Path, typer.Option(help="The teacher's cache of its training frames.")],
     data_root: Annotated[Path | None, typer.Option(help="Data set folder.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Look at every so-manieth frame.")] = 4,
+    *,
     by_class: Annotated[bool, typer.Option(help="A table for each class too.")] = False,
 ) -> None:
     """Print the errors of both and the kept fractions."""
@@ -49,7 +50,7 @@ def main(
     )
     codes, labels = _codes(detector, dataset)
     console.print(_table("all classes", codes, run.student.grid.cell_size))
-    for label in labels.unique().tolist() if by_class else []:
+    for label in sorted(set(labels.tolist())) if by_class else []:
         chosen = [code[labels == label] for code in codes]
         console.print(_table(DETECTION_CLASSES[label], chosen, run.student.grid.cell_size))
 

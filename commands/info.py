@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from runs.checkpoint import load_checkpoint
+from store.remote import is_url
 from store.summary import summary
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Facts about a cache (a folder) or a checkpoint (a file).
+def describe(place: str) -> dict[str, Any]:
+    """Facts about a cache (a folder or a URL) or a checkpoint (a file).
 
     Raises:
         CacheError: The folder holds no store, or a damaged one.
         CheckpointError: The file is no checkpoint.
     """
-    if path.is_dir():
-        return summary(path)
-    checkpoint = load_checkpoint(path)
+    if is_url(place) or Path(place).is_dir():
+        return summary(place)
+    checkpoint = load_checkpoint(Path(place))
     return {
         "kind": checkpoint.kind,
         "sha256": checkpoint.sha256,

@@ -36,6 +36,10 @@ class NotACacheError(CacheError):
     """The folder holds no store."""
 
 
+class RemoteError(CacheError):
+    """A URL cannot be used, or its service does not answer as it should."""
+
+
 class FormatVersionError(CacheError):
     """The store was written in another format."""
 
@@ -86,19 +90,21 @@ class FingerprintError(CacheError):
         mismatches: One readable line each.
     """
 
-    def __init__(self, path: Path, mismatches: Iterable[str], remedy: str) -> None:
+    def __init__(self, path: Path | str, mismatches: Iterable[str], remedy: str) -> None:
         self.mismatches = tuple(mismatches)
         super().__init__("\n  ".join([f"cache {path} does not match:", *self.mismatches, remedy]))
         self._given = (path, self.mismatches, remedy)
 
-    def __reduce__(self) -> tuple[type["FingerprintError"], tuple[Path, tuple[str, ...], str]]:
+    def __reduce__(
+        self,
+    ) -> tuple[type["FingerprintError"], tuple[Path | str, tuple[str, ...], str]]:
         return FingerprintError, self._given
 
 
 class MissingTargetError(CacheError):
     """A method reads a teacher target that the cache does not hold."""
 
-    def __init__(self, path: Path, missing: Iterable[str], held: Iterable[str]) -> None:
+    def __init__(self, path: Path | str, missing: Iterable[str], held: Iterable[str]) -> None:
         super().__init__(
             f"cache {path} has no {', '.join(missing)}; it holds {', '.join(held)}. Dump it with: "
             "bevcache dump-teacher --methods <every method you train>, into a new folder."

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,21 @@ def only_one(lock: Path) -> Iterator[None]:
         yield
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that can be had again: whole or absent for every reader, but not synced.
+
+    Raises:
+        OSError: The disk refused; nothing new is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -96,27 +112,35 @@ def sealed_json(payload: dict[str, Any]) -> bytes:
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The payload of a file that ``sealed_json`` made; see ``parse_sealed_json``."""
+    return parse_sealed_json(read_bounded(path), str(path))
+
+
+def parse_sealed_json(data: bytes, name: str) -> dict[str, Any]:
     """The payload of ``sealed_json``, its hash under ``sha256``.
+
+    Args:
+        data: The bytes.
+        name: Where they are from, for messages.
 
     Raises:
         FormatVersionError: Written in another format.
         DamagedStoreError: Not as it was written.
     """
-    data = read_bounded(path)
     try:
         payload: dict[str, Any] = json.loads(data)
         version = payload["format"]
         stated = payload[HASH_KEY]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedStoreError(f"{path} is not what a dump writes: {error!r}") from error
+        raise DamagedStoreError(f"{name} is not what a dump writes: {error!r}") from error
     if version != FORMAT_VERSION:
         raise FormatVersionError(
-            f"{path} is of format {version!r}, expected {FORMAT_VERSION}: "
+            f"{name} is of format {version!r}, expected {FORMAT_VERSION}: "
             "read it with the bevcache that wrote it, or dump it anew"
         )
     content = {key: value for key, value in payload.items() if key != HASH_KEY}
     if stated != _hash(content) or _canonical(payload) != data:
-        raise DamagedStoreError(f"{path} does not match its own hash; fetch the store again")
+        raise DamagedStoreError(f"{name} does not match its own hash; fetch the store again")
     return payload
 
 

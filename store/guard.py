@@ -57,12 +57,21 @@ def check_file(path: Path, entry: FileEntry) -> None:
         DamagedStoreError: It is missing or has another size.
         AlteredFileError: It has its size, but other bytes.
     """
+    check_size(path, entry)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+            raise AlteredFileError(f"{path} is not as it was written; fetch the store again")
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    """The cheap half of ``check_file``.
+
+    Raises:
+        DamagedStoreError: The file is missing or has another size.
+    """
     if not path.is_file():
         raise DamagedStoreError(f"{path} is missing; fetch the store again")
     if path.stat().st_size != entry.size:
         raise DamagedStoreError(
             f"{path} has {path.stat().st_size} bytes, expected {entry.size}; fetch the store again"
         )
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-            raise AlteredFileError(f"{path} is not as it was written; fetch the store again")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from store.errors import DamagedStoreError
-from store.files import HASH_KEY, FileEntry, read_sealed_json, sealed_json
+from store.errors import DamagedStoreError, UnsafeStoreError
+from store.files import HASH_KEY, FileEntry, parse_sealed_json, read_bounded, sealed_json
 from store.layout import (
     MANIFEST,
     ArrayLayout,
@@ -15,6 +15,7 @@ from store.layout import (
     offsets_key,
     ragged_layout,
     ragged_places,
+    store_metadata,
 )
 from store.rows import MAX_NAME_BYTES
 from store.schema import Fingerprint, Places
@@ -78,13 +79,43 @@ class Manifest(BaseModel):
             FormatVersionError: Written in another format.
             DamagedStoreError: Not as it was written.
         """
-        document = read_sealed_json(root / MANIFEST)
+        return cls.parse(read_bounded(root / MANIFEST), str(root / MANIFEST))
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> "Manifest":
+        """The manifest in these bytes; ``name`` says where they are from.
+
+        Raises:
+            FormatVersionError: Written in another format.
+            DamagedStoreError: Not as it was written.
+            UnsafeStoreError: It lists other files than format 1 has for its fingerprint.
+        """
+        document = parse_sealed_json(data, name)
         document["root_hash"] = document.pop(HASH_KEY)
         del document["format"]
         try:
-            return cls.model_validate(document)
+            manifest = cls.model_validate(document)
         except ValueError as error:
-            raise DamagedStoreError(f"{root / MANIFEST} is not a manifest: {error}") from error
+            raise DamagedStoreError(f"{name} is not a manifest: {error}") from error
+        # Every file is known from the fingerprint: no path of a stranger's is ever followed.
+        if odd := sorted({*manifest.metadata, *manifest.chunks} ^ manifest.files.keys()):
+            raise UnsafeStoreError(f"{name}: format 1 and the manifest disagree on files {odd[:5]}")
+        return manifest
+
+    @property
+    def layouts(self) -> list[ArrayLayout]:
+        """All arrays."""
+        return [*self.maps, *self.ragged, *self.fixed]
+
+    @property
+    def metadata(self) -> dict[str, bytes]:
+        """Every ``zarr.json``, as it must be."""
+        return store_metadata(self.layouts)
+
+    @property
+    def chunks(self) -> list[str]:
+        """Every chunk file."""
+        return [key for layout in self.layouts for key in layout.chunk_keys]
 
     @property
     def maps(self) -> list[ArrayLayout]:

@@ -56,10 +56,10 @@ def require_match(
         )
     if mismatches:
         raise FingerprintError(
-            cache.path,
+            cache.name,
             mismatches,
             "Change the student's configuration, or dump a cache for it.",
         )
     if missing := unmet(needs, made_for.arrays):
         held = [f"{spec.name} at {spec.places}" for spec in made_for.arrays]
-        raise MissingTargetError(cache.path, missing, held)
+        raise MissingTargetError(cache.name, missing, held)

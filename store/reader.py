@@ -10,16 +10,19 @@ from frames.boxes import Boxes3D
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
+    DamagedStoreError,
     IncompleteStoreError,
     NotACacheError,
     UnknownTokenError,
 )
-from store.layout import MANIFEST, PLAN
+from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
 from store.map_reader import MapReader
+from store.remote import Remote, is_url
 from store.rows import CachedRow
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 from store.sealed import SealedRows
+from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
 from store.unsealed import UnsealedRows
 from store.values import digest
 
@@ -30,7 +33,7 @@ class Cache:
     Safe to pickle into DataLoader workers, also after the parent has read from it.
 
     Attributes:
-        path: The store's folder.
+        name: Where the store is: a folder or a URL.
         fingerprint: For what it was made.
         tokens: Of its rows, in order.
         manifest_hash: The sealed store's identity; "" for an unfinished one.
@@ -38,17 +41,18 @@ class Cache:
 
     def __init__(
         self,
-        path: Path,
+        source: Source,
         fingerprint: Fingerprint,
         rows: SealedRows | UnsealedRows,
         manifest_hash: str,
     ) -> None:
-        self.path = path
+        self.name = source.name
         self.fingerprint = fingerprint
         self.tokens = tuple(rows.row_of)
         self.manifest_hash = manifest_hash
+        self._source = source
         self._rows = rows
-        self._maps = MapReader(path)
+        self._maps = MapReader(source.root)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -57,22 +61,21 @@ class Cache:
         return token in self._rows.row_of
 
     def __getitem__(self, token: str) -> CachedRow:
-        """The row of a frame.
+        """The row of a frame; every array is held against its digest.
 
         Raises:
             UnknownTokenError: The cache has no such frame.
             DamagedRowError: An array of the row is missing or altered.
+            RemoteError: The store is behind a URL that does not answer.
         """
         if token not in self:
             raise UnknownTokenError(
-                f"cache {self.path} has no row {token!r} among its {len(self)}; "
+                f"cache {self.name} has no row {token!r} among its {len(self)}; "
                 "was it dumped from the same data set and split?"
             )
         row = self._rows.row_of[token]
         arrays = {
-            spec.name: self._checked_map(spec, token, row, column)
-            if spec.places is Places.MAP
-            else self._rows.values(spec, row)
+            spec.name: self._values(spec, token, row, column)
             for column, spec in enumerate(self.fingerprint.stored)
         }
         gt = Boxes3D(
@@ -81,24 +84,45 @@ class Cache:
         )
         return CachedRow(token=token, gt=gt, arrays=arrays)
 
-    def _checked_map(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+    def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         try:
-            values = self._maps.read(spec.name, row)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise DamagedRowError(
-                token, spec.name, f"its shard does not decode ({error})"
-            ) from error
+            return self._checked(spec, token, row, column)
+        except DamagedStoreError:
+            if not self._source.evicts:
+                raise
+            # Another process may have evicted the file between its fetch and its reading.
+            return self._checked(spec, token, row, column)
+
+    def _checked(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+        if spec.places is Places.MAP:
+            values = self._map(spec, token, row)
+        else:
+            values = self._rows.values(spec, row)
         if digest(values) != self._rows.digests(row)[column]:
             raise DamagedRowError(token, spec.name, "its bytes do not have their digest")
         return values
 
+    def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
+        layout = map_layout(spec, len(self))
+        self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
+        try:
+            return self._maps.read(spec.name, row)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DamagedRowError(
+                token, spec.name, f"its shard does not decode ({error})"
+            ) from error
 
-def open_cache(path: Path, *, allow_incomplete: bool = False) -> Cache:
-    """Open a store; every file but the maps is checked now, each map when it is read.
+
+def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache:
+    """Open a store; its index is checked now, each array of a row when it is read.
+
+    A store behind a URL is mirrored: a file is fetched, and checked against the manifest, when it
+    is first read. The mirror lies in ``BEVCACHE_MIRROR`` (else the user's cache folder) and grows
+    to ``BEVCACHE_MIRROR_BYTES``.
 
     Args:
-        path: The store's folder.
-        allow_incomplete: Read the committed parts of an unfinished store too.
+        location: The store's folder, or its URL (s3, gs, az, http, https).
+        allow_incomplete: Read the committed parts of an unfinished local store too.
 
     Raises:
         NotACacheError: There is no store.
@@ -106,10 +130,14 @@ def open_cache(path: Path, *, allow_incomplete: bool = False) -> Cache:
         FormatVersionError: Written in another format.
         DamagedStoreError: A file is missing or altered; ``DamagedRowError`` where a row is known.
         UnsafeStoreError: It holds something that format 1 never writes.
+        RemoteError: The URL cannot be used, or its service does not answer.
     """
+    if is_url(str(location)):
+        mirror = MirrorSource(Remote(str(location)), mirror_folder(), mirror_bytes())
+        return _open_sealed(mirror)
+    path = Path(location)
     if (path / MANIFEST).exists():
-        manifest = Manifest.load(path)
-        return Cache(path, manifest.fingerprint, SealedRows(path, manifest), manifest.root_hash)
+        return _open_sealed(LocalSource(path))
     if not (path / PLAN).exists():
         raise NotACacheError(
             f"{path} holds neither {MANIFEST} nor {PLAN}: expected the folder of a store, "
@@ -122,4 +150,10 @@ def open_cache(path: Path, *, allow_incomplete: bool = False) -> Cache:
             f"{path} is unfinished: {rows.parts_done} of {rows.parts_total} parts are committed "
             "and it is not sealed. Run the same bevcache dump-teacher command with --resume"
         )
-    return Cache(path, plan.fingerprint, rows, "")
+    return Cache(LocalSource(path), plan.fingerprint, rows, "")
+
+
+def _open_sealed(source: Source) -> Cache:
+    manifest = Manifest.load(source.root)
+    rows = SealedRows(source, manifest)
+    return Cache(source, manifest.fingerprint, rows, manifest.root_hash)

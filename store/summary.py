@@ -6,28 +6,32 @@ from typing import Any
 from store.dump_plan import Plan
 from store.errors import NotACacheError
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART
+from store.location import locate
 from store.manifest import Manifest
+from store.remote import is_url
 from store.schema import Fingerprint, Places
+from store.verify import manifest_of
 
 
-def summary(path: Path) -> dict[str, Any]:
+def summary(place: Path | str) -> dict[str, Any]:
     """Name, fingerprint, progress, and for each array its raw and stored bytes a frame.
 
-    The arrays of an unfinished store are measured on its committed parts.
+    The arrays of an unfinished store (a local one) are measured on its committed parts.
 
     Raises:
         NotACacheError: There is no store.
         FormatVersionError: Written in another format.
         DamagedStoreError: The manifest or the plan is not as it was written.
     """
-    if (path / MANIFEST).exists():
-        return _sealed(path, Manifest.load(path))
+    path = Path(place)
+    if is_url(str(place)) or (path / MANIFEST).exists():
+        return _sealed(str(place), manifest_of(locate(place)))
     if (path / PLAN).exists():
         return _unsealed(path, Plan.load(path))
     raise NotACacheError(f"{path} holds no store: found neither {MANIFEST} nor {PLAN}")
 
 
-def _sealed(path: Path, manifest: Manifest) -> dict[str, Any]:
+def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
     counts = manifest.counts
     layouts = {layout.key: layout for layout in (*manifest.maps, *manifest.ragged)}
     weights = {
@@ -38,7 +42,7 @@ def _sealed(path: Path, manifest: Manifest) -> dict[str, Any]:
         for spec in manifest.fingerprint.stored
     }
     done = -(-counts.rows // ROWS_PER_PART)
-    return _document(path, manifest.fingerprint, weights, measured=counts.rows) | {
+    return _document(name, manifest.fingerprint, weights, measured=counts.rows) | {
         "rows": counts.rows,
         "parts": (done, done),
         "complete": True,
@@ -60,7 +64,7 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
             else:
                 raw = kept = record.values[spec.name].nbytes
             weights[spec.name] = (weights[spec.name][0] + raw, weights[spec.name][1] + kept)
-    return _document(path, plan.fingerprint, weights, measured=max(rows, 1)) | {
+    return _document(str(path), plan.fingerprint, weights, measured=max(rows, 1)) | {
         "rows": len(plan.rows),
         "parts": (done, len(plan.parts)),
         "complete": False,
@@ -69,10 +73,10 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _document(
-    path: Path, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
+    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
 ) -> dict[str, Any]:
     return {
-        "name": path.resolve().name,
+        "name": name.rstrip("/").rsplit("/", 1)[-1],
         "fingerprint": fingerprint.model_dump(mode="json"),
         "arrays": [
             {

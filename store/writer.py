@@ -43,6 +43,7 @@ from store.rows import RowIdentity, RowValues, check_identities, token_hash
 from store.schema import Fingerprint, Places
 from store.seal import pack
 from store.sealed import SealedRows
+from store.source import LocalSource
 from store.values import checked_row, digest
 
 Progress = Callable[[int, int], None]
@@ -226,9 +227,10 @@ class StoreWriter:
 
     def _seal(self, on_progress: Progress | None) -> None:
         manifest = pack(self.path, self._plan)
-        rows = SealedRows(self.path, manifest)
+        source = LocalSource(self.path)
+        rows = SealedRows(source, manifest)
         rows.check_rows()
-        cache = Cache(self.path, manifest.fingerprint, rows, "")
+        cache = Cache(source, manifest.fingerprint, rows, "")
         for done, token in enumerate(cache.tokens):
             self._verify(cache, token, self.parts[done // ROWS_PER_PART])
             if on_progress is not None:

@@ -234,6 +234,21 @@ def test_another_teachers_store_is_not_continued(run: Run, done: Path, world: Pa
     assert "error" in text
 
 
+def test_copy_and_verify(run: Run, done: Path, tmp_path: Path):
+    code, text = run("copy", done / "foreground", tmp_path / "copy")
+    assert code == 0, text
+    assert "every file was read back" in text
+    code, text = run("verify", tmp_path / "copy")
+    assert (code, "whole" in text) == (0, True), text
+    (tmp_path / "copy" / "gt/values/c/0/0").write_bytes(b"short")
+    code, text = run("verify", tmp_path / "copy")
+    assert code == 1
+    assert "damaged: gt/values/c/0/0 has 5 bytes" in text
+    code, text = run("verify", tmp_path)
+    assert code == 1
+    assert "holds no store" in text
+
+
 def test_frames_survive_the_journey(done: Path, world: Path, tmp_path: Path):
     """The store holds each frame's ground truth and the teacher's box for each of its boxes."""
     cache = open_cache(done / "foreground")

@@ -1,0 +1,76 @@
+"""Copy a finished store from any location to another: resumable, verified, the manifest last."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from store.errors import DamagedStoreError, StoreExistsError
+from store.files import MAX_DOCUMENT_BYTES, FileEntry
+from store.layout import MANIFEST
+from store.location import LocalFolder, Location, locate
+from store.manifest import Manifest
+from store.verify import CONNECTIONS, manifest_of
+
+
+def copy_store(
+    source: Path | str,
+    destination: Path | str,
+    on_file: Callable[[int], None] = lambda _bytes: None,
+) -> Manifest:
+    """Copy a store; call again after an interruption, what has arrived whole is kept.
+
+    Args:
+        source: Folder or URL of a finished store.
+        destination: Folder or writable URL: empty, a part of this copy, or the same store.
+        on_file: Told the bytes of each file that has arrived.
+
+    Returns:
+        The store's manifest.
+
+    Raises:
+        StoreExistsError: The destination holds another store.
+        DamagedStoreError: A file of the source is not as it was written.
+        CacheError: A location cannot be read or written.
+    """
+    there, here = locate(source), locate(destination)
+    manifest = manifest_of(there)
+    _check_destination(here, manifest)
+
+    def copy(key: str) -> None:
+        entry = manifest.files[key]
+        if not _arrived(here, key, entry):
+            data = there.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+            if data is None or FileEntry.of(data) != entry:
+                raise DamagedStoreError(f"{there.name}/{key} is not as it was written; not copied")
+            here.put(key, data)
+        on_file(entry.size)
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(copy, sorted(manifest.files)))
+    here.put(MANIFEST, manifest.encode())
+    return manifest
+
+
+def _check_destination(destination: Location, manifest: Manifest) -> None:
+    found = destination.get(MANIFEST, MAX_DOCUMENT_BYTES)
+    if found is not None and found != manifest.encode():
+        raise StoreExistsError(
+            f"{destination.name} holds another store, and a store is never changed; "
+            "choose an empty place"
+        )
+    if found is not None or not isinstance(destination, LocalFolder):
+        return
+    expected = {Path(key).parts[0] for key in manifest.files}
+    entries = destination.path.iterdir() if destination.path.is_dir() else []
+    foreign = sorted({entry.name for entry in entries} - expected)
+    if foreign or destination.path.is_file():
+        raise StoreExistsError(
+            f"{destination.name} holds something that is no copy of this store ({foreign[:3]}); "
+            "choose an empty folder"
+        )
+
+
+def _arrived(destination: Location, key: str, entry: FileEntry) -> bool:
+    """Whether an earlier run has brought the file; it is read and hashed, not believed."""
+    data = destination.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    return data is not None and FileEntry.of(data) == entry

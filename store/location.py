@@ -1,0 +1,55 @@
+"""Where a store may lie: a folder, or a folder behind a URL; both give and take whole files."""
+
+from pathlib import Path
+
+from store.errors import StoreWriteError
+from store.files import publish, read_bounded
+from store.remote import Remote, is_url
+
+
+class LocalFolder:
+    """A folder on a disk of this machine.
+
+    Attributes:
+        name: Its path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    def get(self, key: str, limit: int) -> bytes | None:
+        """A file's bytes; None if it is not there.
+
+        Raises:
+            UnsafeStoreError: It has more than ``limit`` bytes.
+            DamagedStoreError: It cannot be read.
+        """
+        path = self.path / key
+        return read_bounded(path, limit) if path.exists() else None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a file, whole or not at all; it is synced and read back.
+
+        Raises:
+            StoreWriteError: The disk refused.
+        """
+        try:
+            publish(self.path / key, data)
+        except OSError as error:
+            raise StoreWriteError(
+                f"cannot write {self.path / key}: {error.strerror}. What has been written stays; "
+                "once the disk takes writes again, run the same command"
+            ) from error
+
+
+Location = LocalFolder | Remote
+
+
+def locate(location: Path | str) -> Location:
+    """The location that a path or a URL names.
+
+    Raises:
+        RemoteError: The URL cannot be used.
+    """
+    return Remote(str(location)) if is_url(str(location)) else LocalFolder(Path(location))

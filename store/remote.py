@@ -1,0 +1,104 @@
+"""Whole files behind a URL: s3, gs, az, http(s). The only place with obstore.
+
+Credentials come from where each service's own tools look (environment, instance metadata); a URL
+that carries one is refused, because URLs are printed and stored.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from store.errors import DamagedStoreError, RemoteError, UnsafeStoreError
+
+WRITABLE = ("s3", "gs", "az")
+SCHEMES = (*WRITABLE, "http", "https")
+RETRIES = 5
+PATIENCE = timedelta(seconds=60)
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL and no local path."""
+    return "://" in location
+
+
+class Remote:
+    """A folder behind a URL.
+
+    The connection is opened when first used and belongs to one process: pickling drops it, and a
+    forked process opens its own.
+
+    Attributes:
+        name: The URL, without a slash at its end.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise RemoteError(f"{parts.scheme}://{parts.netloc}: expected one of {SCHEMES}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise RemoteError(
+                f"the {parts.scheme} URL carries a user, a query or a fragment; give the plain "
+                "folder, and credentials where the service's own tools look for them"
+            )
+        self.name = url.rstrip("/")
+        self.writable = parts.scheme in WRITABLE
+        self._handle: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": None}
+
+    def get(self, key: str, limit: int) -> bytes | None:
+        """A file's bytes; None if there is no such file.
+
+        Raises:
+            UnsafeStoreError: It has more than ``limit`` bytes.
+            RemoteError: The service does not give it.
+        """
+        try:
+            answer = obstore.get(self._store(), key)
+            if answer.meta["size"] > limit:
+                raise UnsafeStoreError(
+                    f"{self.name}/{key} has {answer.meta['size']} bytes; at most {limit} fit"
+                )
+            return bytes(answer.bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise self._explained(error, "read", key) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a file: whole or not at all.
+
+        Raises:
+            RemoteError: The service does not take it, or is read-only.
+            DamagedStoreError: It gives back other bytes.
+        """
+        if not self.writable:
+            raise RemoteError(f"{self.name} is read-only; write to one of {WRITABLE} or a folder")
+        try:
+            obstore.put(self._store(), key, data)
+        except (BaseError, OSError) as error:
+            raise self._explained(error, "write", key) from error
+        if self.get(key, len(data)) != data:
+            raise DamagedStoreError(f"{self.name}/{key} reads back differently from what was sent")
+
+    def _store(self) -> Any:
+        if self._handle is None or self._handle[0] != os.getpid():
+            plain = self.name.startswith("http://")
+            store = from_url(
+                self.name,
+                client_options={"allow_http": True} if plain else None,
+                retry_config={"max_retries": RETRIES, "retry_timeout": PATIENCE},
+            )
+            self._handle = (os.getpid(), store)
+        return self._handle[1]
+
+    def _explained(self, error: Exception, doing: str, key: str) -> RemoteError:
+        # What follows the first line is the client's own debug dump.
+        reason = str(error).strip().split("\n", 1)[0]
+        return RemoteError(f"cannot {doing} {self.name}/{key}: {reason}")

@@ -1,0 +1,86 @@
+"""Every byte of a finished store, held against its manifest."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from store.errors import CacheError, NotACacheError
+from store.files import MAX_DOCUMENT_BYTES, FileEntry
+from store.guard import refuse_links
+from store.layout import MANIFEST, ROWS_PER_PART
+from store.location import LocalFolder, Location, locate
+from store.manifest import Manifest
+from store.reader import open_cache
+
+CONNECTIONS = 8
+
+
+def manifest_of(location: Location) -> Manifest:
+    """The manifest of a finished store.
+
+    Raises:
+        NotACacheError: There is none.
+        CacheError: It is not as it was written, or cannot be read.
+    """
+    data = location.get(MANIFEST, MAX_DOCUMENT_BYTES)
+    if data is None:
+        raise NotACacheError(
+            f"{location.name} has no {MANIFEST}: it holds no store, or an unfinished one"
+        )
+    return Manifest.parse(data, f"{location.name}/{MANIFEST}")
+
+
+def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: None) -> list[str]:
+    """What is wrong with a finished store; [] if nothing is.
+
+    Every file is read and hashed. A local store's rows are then decoded and held against their
+    digests.
+
+    Args:
+        place: Folder or URL.
+        on_file: Told the bytes of each file that has been read.
+
+    Raises:
+        CacheError: There is no manifest to check against, or the service does not answer.
+    """
+    location = locate(place)
+    manifest = manifest_of(location)
+    local = isinstance(location, LocalFolder)
+    if local:
+        refuse_links(Path(place), manifest.files)
+
+    def check(key: str) -> str | None:
+        found = _fault(location, key, manifest.files[key])
+        on_file(manifest.files[key].size)
+        return found and f"{key} {found}{_rows_of(key, manifest)}"
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        faults = [fault for fault in pool.map(check, sorted(manifest.files)) if fault]
+    return faults or (list(_damaged_rows(Path(place))) if local else [])
+
+
+def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
+    data = location.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    if data is None:
+        return "is missing"
+    if len(data) != entry.size:
+        return f"has {len(data)} bytes, expected {entry.size}"
+    return None if FileEntry.of(data) == entry else "is not as it was written"
+
+
+def _rows_of(key: str, manifest: Manifest) -> str:
+    """Which rows a map's shard holds; "" for other files."""
+    for layout in manifest.maps:
+        if key in layout.chunk_keys:
+            first = layout.chunk_keys.index(key) * ROWS_PER_PART
+            return f" (rows {first} to {min(first + ROWS_PER_PART, manifest.counts.rows) - 1})"
+    return ""
+
+
+def _damaged_rows(path: Path) -> Iterator[str]:
+    cache = open_cache(path)
+    for token in cache.tokens:
+        try:
+            cache[token]
+        except CacheError as error:
+            yield str(error)

@@ -1,0 +1,243 @@
+import pickle
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from store.copy import copy_store
+from store.errors import (
+    DamagedStoreError,
+    NotACacheError,
+    RemoteError,
+    StoreExistsError,
+    UnsafeStoreError,
+)
+from store.reader import Cache, open_cache
+from store.remote import Remote
+from store.schema import Coverage
+from store.verify import verify
+from tests.store.building import build, tree
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed store of three parts with maps."""
+    return build(tmp_path_factory.mktemp("shared") / "store", 40, Coverage.DENSE)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """moto's S3 server, on a port of its own."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """An empty bucket; the mirror is the test's own."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-nobody",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "BEVCACHE_MIRROR": str(tmp_path / "mirror"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{abs(hash(request.node.name))}"
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+def read_all(cache: Cache) -> list[dict[str, np.ndarray]]:
+    return [cache[token].arrays for token in cache.tokens]
+
+
+def assert_same(found: Cache, expected: Cache) -> None:
+    assert found.manifest_hash == expected.manifest_hash
+    for ours, theirs in zip(read_all(found), read_all(expected), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_copy_through_s3_and_back_is_the_same_to_the_byte(
+    store: Path, bucket: str, tmp_path: Path
+):
+    copy_store(store, f"{bucket}/team/centerpoint")
+    assert verify(f"{bucket}/team/centerpoint") == []
+    copy_store(f"{bucket}/team/centerpoint/", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(store)
+    assert verify(tmp_path / "back") == []
+
+
+def test_a_store_on_s3_reads_like_the_local_one(store: Path, bucket: str, tmp_path: Path):
+    copy_store(store, f"{bucket}/store")
+    cache = open_cache(f"{bucket}/store")
+    mirror = tmp_path / "mirror" / cache.manifest_hash
+    assert not list(mirror.glob("bev_high/c/*")), "a map is fetched when it is read, not before"
+    cache[cache.tokens[0]]
+    assert [path.name for path in (mirror / "bev_high/c").iterdir()] == ["0"]
+    assert_same(cache, open_cache(store))
+
+
+def test_a_worker_process_reads_from_s3_too(store: Path, bucket: str):
+    copy_store(store, f"{bucket}/store")
+    cache = open_cache(f"{bucket}/store")
+    first = cache[cache.tokens[0]].arrays["bev_high"]
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        found = pool.submit(_bev_high, pickle.dumps(cache), cache.tokens[0]).result()
+    assert np.array_equal(found, first)
+
+
+def _bev_high(pickled: bytes, token: str) -> np.ndarray:
+    cache: Cache = pickle.loads(pickled)
+    return cache[token].arrays["bev_high"]
+
+
+def test_what_is_in_the_mirror_is_not_fetched_again(
+    store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    copy_store(store, f"{bucket}/store")
+    read_all(open_cache(f"{bucket}/store"))
+    asked: list[str] = []
+    get = Remote.get
+
+    def noted_get(self: Remote, key: str, limit: int) -> bytes | None:
+        asked.append(key)
+        return get(self, key, limit)
+
+    monkeypatch.setattr(Remote, "get", noted_get)
+    read_all(open_cache(f"{bucket}/store"))
+    assert asked == ["manifest.json"]
+
+
+def test_the_mirror_stays_within_its_bound(
+    store: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy_store(store, f"{bucket}/store")
+    whole = sum(len(data) for data in tree(store).values())
+    largest = max(len(data) for data in tree(store).values())
+    monkeypatch.setenv("BEVCACHE_MIRROR_BYTES", str(largest))
+    cache = open_cache(f"{bucket}/store")
+    assert_same(cache, open_cache(store))
+    assert sum(len(data) for data in tree(tmp_path / "mirror").values()) < whole / 2
+
+
+def test_an_altered_file_on_s3_is_refused(store: Path, bucket: str):
+    copy_store(store, f"{bucket}/store")
+    key = "bev_high/c/1/0/0/0"
+    data = bytearray((store / key).read_bytes())
+    data[100] ^= 1
+    Remote(f"{bucket}/store").put(key, bytes(data))
+    cache = open_cache(f"{bucket}/store")
+    cache["token-0003"]
+    with pytest.raises(DamagedStoreError, match=f"{key} is not as it was written"):
+        cache["token-0016"]
+    assert verify(f"{bucket}/store") == [f"{key} is not as it was written (rows 16 to 31)"]
+    Remote(f"{bucket}/store").put(key, bytes(data) * 2)
+    with pytest.raises(UnsafeStoreError, match="bytes; at most"):
+        cache["token-0016"]
+
+
+def test_verify_names_every_fault(store: Path, tmp_path: Path):
+    path = shutil.copytree(store, tmp_path / "store")
+    (path / "bev_low/c/2/0/0/0").unlink()
+    (path / "gt/values/c/0/0").write_bytes(b"short")
+    faults = verify(path)
+    assert len(faults) == 2
+    assert faults[0] == "bev_low/c/2/0/0/0 is missing (rows 32 to 39)"
+    assert faults[1].startswith("gt/values/c/0/0 has 5 bytes, expected ")
+
+
+def test_an_interrupted_copy_goes_on(store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    sent: list[str] = []
+    allowed = [20]
+    put = Remote.put
+
+    def counted_put(self: Remote, key: str, data: bytes) -> None:
+        if len(sent) == allowed[0]:
+            raise RemoteError("the line is cut")
+        sent.append(key)
+        put(self, key, data)
+
+    monkeypatch.setattr(Remote, "put", counted_put)
+    with pytest.raises(RemoteError, match="the line is cut"):
+        copy_store(store, f"{bucket}/store")
+    with pytest.raises(NotACacheError, match=r"holds no manifest\.json"):
+        open_cache(f"{bucket}/store")
+    allowed[0] = -1
+    copy_store(store, f"{bucket}/store")
+    assert len(set(sent)) == len(sent) == len(tree(store)), "what had arrived was not sent again"
+    assert sent[-1] == "manifest.json"
+    assert verify(f"{bucket}/store") == []
+
+
+def test_a_destination_that_holds_something_else_is_refused(
+    store: Path, bucket: str, tmp_path: Path
+):
+    other = build(tmp_path / "other", 3)
+    copy_store(other, f"{bucket}/store")
+    with pytest.raises(StoreExistsError, match="holds another store"):
+        copy_store(store, f"{bucket}/store")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("mine")
+    with pytest.raises(StoreExistsError, match=r"no copy of this store \(\['thesis.tex'\]\)"):
+        copy_store(store, tmp_path / "full")
+
+
+def test_a_store_behind_a_web_server_reads_like_the_local_one(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(store.parent)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/store"
+    try:
+        assert_same(open_cache(url), open_cache(store))
+        with pytest.raises(RemoteError, match="is read-only"):
+            copy_store(store, f"{url}-copy")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/store", "expected one of"),
+        ("s3://key:secret@bucket/store", "carries a user"),
+        ("https://host/store?token=secret", "carries a user, a query"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_and_its_secret_not_repeated(url: str, message: str):
+    with pytest.raises(RemoteError, match=message) as refused:
+        open_cache(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_does_not_exist_is_an_error_without_credentials():
+    with pytest.raises((RemoteError, NotACacheError), match="nowhere-at-all") as refused:
+        open_cache("s3://nowhere-at-all/store")
+    assert "secret" not in str(refused.value)
