@@ -72,8 +72,10 @@ def test_two_processes_write_what_one_writes(
     checkpoint: Path, longer_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     toml = write_student_toml(tmp_path, longer_world)
-    common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--coverage", "dense")
-    common = (*common, "--device", "cpu", "--out")
+    common = (
+        *("dump-teacher", toml, "--checkpoint", checkpoint, "--coverage", "dense"),
+        *("--device", "cpu", "--out"),
+    )
     succeed(*common, tmp_path / "alone")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
