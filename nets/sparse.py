@@ -13,6 +13,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"'locale\.getdefaultlocale'", DeprecationWarning)
     from spconv import pytorch as spconv
     from spconv.core import ConvAlgo
+    from spconv.pytorch.conv import SparseConvolution
 
 # spconv asks torch.fx whether it is traced, in a way that newer torch logs a warning about.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
@@ -29,5 +30,5 @@ def set_algorithm(network: nn.Module, algorithm: Algorithm, device: torch.device
     """
     native = algorithm == "native" or device.type == "cpu"
     for module in network.modules():
-        if isinstance(module, spconv.SparseConvolution):
+        if isinstance(module, SparseConvolution):
             module.algo = ConvAlgo.Native if native else ConvAlgo.MaskImplicitGemm

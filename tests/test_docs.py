@@ -36,7 +36,8 @@ def command_lines(page: Path) -> Iterator[list[str]]:
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            yield [word for word in words if not re.match(r"[A-Z]+=", word)]
+            if words:
+                yield [word for word in words if not re.match(r"[A-Z_]+=", word)]
 
 
 def commands() -> dict[str, click.Command]:
