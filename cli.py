@@ -159,7 +159,8 @@ def train_student_command(
         return
     if bool(run.method_configs) != (store is not None):
         raise typer.BadParameter(
-            f"--method {run.method} with --store {store}: a method reads a store, none reads none"
+            f"--method {run.method} with{'out' if store is None else ''} --store: a method reads "
+            "a store, none reads none"
         )
     cache = None if store is None else open_cache(store)
     path = train_student(run, cache, out, resume=resume, device=_device(device).type)

@@ -4,7 +4,7 @@
 
 XGD can only help where it is. At every ground-truth centre cell of the training frames the
 student's and the cached teacher's box are compared with the ground truth, in metres and radians,
-and with what the pilot test of the student's config keeps.
+and with what XGD's default pilot test keeps.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ UNITS = {"position": "m", "size": "m", "heading": "rad", "velocity": "m/s"}
 
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="A student.pt.")],
-    store: Annotated[Path, typer.Option(help="The teacher's cache of its training frames.")],
+    store: Annotated[str, typer.Option(help="The teacher's cache of its training frames.")],
     data_root: Annotated[Path | None, typer.Option(help="Data set folder.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Look at every so-manieth frame.")] = 4,
     *,

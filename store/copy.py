@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from store.errors import DamagedStoreError, StoreExistsError
-from store.files import MAX_DOCUMENT_BYTES, FileEntry
+from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry
 from store.layout import MANIFEST
 from store.location import LocalFolder, Location, locate
 from store.manifest import Manifest
@@ -61,6 +61,8 @@ def _check_destination(destination: Location, manifest: Manifest) -> None:
     if found is not None or not isinstance(destination, LocalFolder):
         return
     expected = {Path(key).parts[0] for key in manifest.files}
+    # What a killed copy leaves half written at the top.
+    expected |= {f"{name}{TEMPORARY}" for name in (MANIFEST, "zarr.json")}
     entries = destination.path.iterdir() if destination.path.is_dir() else []
     foreign = sorted({entry.name for entry in entries} - expected)
     if foreign or destination.path.is_file():

@@ -87,7 +87,7 @@ class Cache:
     def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         try:
             return self._checked(spec, token, row, column)
-        except DamagedStoreError:
+        except (DamagedStoreError, FileNotFoundError):
             if not self._source.evicts:
                 raise
             # Another process may have evicted the file between its fetch and its reading.

@@ -39,7 +39,10 @@ class Remote:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
-            raise RemoteError(f"{parts.scheme}://{parts.netloc}: expected one of {SCHEMES}")
+            # The rest of the URL is not repeated: it may hold a password.
+            raise RemoteError(
+                f"{parts.scheme}://... cannot be used: expected one of {SCHEMES} and a place"
+            )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise RemoteError(
                 f"the {parts.scheme} URL carries a user, a query or a fragment; give the plain "

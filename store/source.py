@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from store.errors import DamagedStoreError, NotACacheError
-from store.files import MAX_DOCUMENT_BYTES, FileEntry, replace_file
+from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, replace_file
 from store.guard import check_size, refuse_links
 from store.layout import MANIFEST
 from store.manifest import Manifest
@@ -103,22 +103,24 @@ class MirrorSource:
 
     def fetch(self, keys: Iterable[str]) -> None:
         """See ``Source``."""
-        missing = [key for key in keys if not self._touch(key)]
+        wanted = list(keys)
+        missing = [key for key in wanted if not self._touch(key)]
         if len(missing) == 1:
             self._download(missing[0])
         elif missing:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 list(pool.map(self._download, missing))
         if missing:
-            evict(self._folder, self._max_bytes, keep={self.root / key for key in missing})
+            evict(self._folder, self._max_bytes, keep={self.root / key for key in wanted})
 
     def _touch(self, key: str) -> bool:
         """Whether the file is here; its time of modification says when it was last wanted."""
         try:
             os.utime(self.root / key)
+            # Files are not synced: after a loss of power one may be empty.
+            return (self.root / key).stat().st_size == self._files[key].size
         except FileNotFoundError:
             return False
-        return True
 
     def _download(self, key: str) -> None:
         entry = self._files[key]
@@ -141,7 +143,8 @@ def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
         except FileNotFoundError:
             # Another process evicts too.
             continue
-        if path.is_file():
+        # A temporary file is another process's, on its way.
+        if path.is_file() and path.suffix != TEMPORARY:
             files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
@@ -153,9 +156,12 @@ def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
 
 
 def mirror_folder() -> Path:
-    """Folder of all mirrors: ``BEVCACHE_MIRROR``, or a place in the user's cache folder."""
+    """Folder of all mirrors, in ``BEVCACHE_MIRROR`` or the user's cache folder.
+
+    One of its own: whatever else lies beside it is never evicted.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get(MIRROR_VARIABLE, cache / "bevcache"))
+    return Path(os.environ.get(MIRROR_VARIABLE, cache)) / "bevcache-mirror"
 
 
 def mirror_bytes() -> int:

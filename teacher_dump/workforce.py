@@ -116,7 +116,9 @@ def _work(address: str, name: str, folder: str, gpu: int | None) -> None:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     resources: dict[str, float] = {}
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        # Of those that the client itself may use.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
         resources = {GPU: 1.0}
 
     async def serve() -> None:

@@ -87,7 +87,7 @@ def test_a_copy_through_s3_and_back_is_the_same_to_the_byte(
 def test_a_store_on_s3_reads_like_the_local_one(store: Path, bucket: str, tmp_path: Path):
     copy_store(store, f"{bucket}/store")
     cache = open_cache(f"{bucket}/store")
-    mirror = tmp_path / "mirror" / cache.manifest_hash
+    mirror = tmp_path / "mirror" / "bevcache-mirror" / cache.manifest_hash
     assert not list(mirror.glob("bev_high/c/*")), "a map is fetched when it is read, not before"
     cache[cache.tokens[0]]
     assert [path.name for path in (mirror / "bev_high/c").iterdir()] == ["0"]
@@ -225,7 +225,7 @@ def test_a_store_behind_a_web_server_reads_like_the_local_one(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://host/store", "expected one of"),
+        ("ftp://user:secret@host/store", "expected one of"),
         ("s3://key:secret@bucket/store", "carries a user"),
         ("https://host/store?token=secret", "carries a user, a query"),
     ],
