@@ -9,7 +9,8 @@ from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry
 from store.layout import MANIFEST
 from store.location import LocalFolder, Location, locate
 from store.manifest import Manifest
-from store.verify import CONNECTIONS, manifest_of
+from store.remote import CONNECTIONS
+from store.verify import manifest_of
 
 
 def copy_store(

@@ -18,6 +18,8 @@ from store.errors import DamagedStoreError, RemoteError, UnsafeStoreError
 WRITABLE = ("s3", "gs", "az")
 SCHEMES = (*WRITABLE, "http", "https")
 RETRIES = 5
+# Files under way at once.
+CONNECTIONS = 8
 PATIENCE = timedelta(seconds=60)
 
 

@@ -11,13 +11,12 @@ from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, replace_file
 from store.guard import check_size, refuse_links
 from store.layout import MANIFEST
 from store.manifest import Manifest
-from store.remote import Remote
+from store.remote import CONNECTIONS, Remote
 
 # The mirror of all remote stores on this machine, and how large it may grow.
 MIRROR_VARIABLE = "BEVCACHE_MIRROR"
 MIRROR_BYTES_VARIABLE = "BEVCACHE_MIRROR_BYTES"
 MIRROR_BYTES = 50 << 30
-CONNECTIONS = 8
 
 
 @runtime_checkable

@@ -11,8 +11,7 @@ from store.layout import MANIFEST, ROWS_PER_PART
 from store.location import LocalFolder, Location, locate
 from store.manifest import Manifest
 from store.reader import open_cache
-
-CONNECTIONS = 8
+from store.remote import CONNECTIONS
 
 
 def manifest_of(location: Location) -> Manifest:

@@ -164,12 +164,14 @@ class StoreWriter:
         columns = dict(
             zip((s.name for s in fingerprint.stored), zip(*rows, strict=True), strict=True)
         )
+        _refuse_sealed(self.path)
         with (
             self._explained(f"write rows {part.start} to {part.stop - 1}"),
             only_one(lock_path(self.path, part)),
         ):
             if self.is_committed(part):
                 return
+            # Another process may have sealed it while this one waited.
             _refuse_sealed(self.path)
             record_path(self.path, part).unlink(missing_ok=True)
             shards = self._write_shards(part, columns)
