@@ -10,7 +10,7 @@ from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
 from store.errors import RowValueError
 from store.rows import RowValues
-from store.schema import CELL_INDEX, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
+from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 
 
 def digest(values: npt.NDArray[Any]) -> int:
@@ -41,30 +41,32 @@ def checked_row(values: RowValues, token: str, fingerprint: Fingerprint) -> list
             f"row {token!r} has unplanned arrays {sorted(values.arrays.keys() - wanted)} and "
             f"lacks {sorted(wanted - values.arrays.keys())}; the plan holds {sorted(wanted)}"
         )
-    lengths = _lengths(values, token)
+    lengths = _lengths(values, fingerprint)
     arrays = values.arrays | ground_truth_arrays(values.gt)
     stored = [
         _stored(spec, arrays[spec.name], lengths, f"array {spec.name!r} of row {token!r}")
         for spec in fingerprint.stored
     ]
-    if Places.CELLS in lengths:
-        _check_cells(values.arrays[CELL_INDEX], fingerprint.grid, token)
+    for places in CELL_PLACES:
+        if places in lengths:
+            grid = fingerprint.grid if places is Places.CELLS else fingerprint.grid.coarser
+            _check_cells(values.arrays[places.index_array], grid, token)
     return stored
 
 
-def _lengths(values: RowValues, token: str) -> dict[Places, int]:
-    lengths = {Places.BOXES: len(values.gt)}
-    if CELL_INDEX in values.arrays:
-        if values.arrays[CELL_INDEX].ndim != 1:
-            raise RowValueError(f"array {CELL_INDEX!r} of row {token!r} must have one axis")
-        lengths[Places.CELLS] = len(values.arrays[CELL_INDEX])
+def _lengths(values: RowValues, fingerprint: Fingerprint) -> dict[Places, int]:
+    """How many values the row has at each kind of places; arrays of a kind must agree."""
+    lengths = {Places.BOXES: len(values.gt), Places.ROWS: 1}
+    for spec in fingerprint.arrays:
+        decisive = values.arrays.get(spec.places.index_array, values.arrays[spec.name])
+        lengths.setdefault(spec.places.counted_as, len(np.atleast_1d(decisive)))
     return lengths
 
 
 def _stored(
     spec: ArraySpec, array: npt.NDArray[Any], lengths: dict[Places, int], name: str
 ) -> npt.NDArray[Any]:
-    leading = () if spec.places is Places.MAP else (lengths[spec.places],)
+    leading = () if spec.places is Places.MAP else (lengths[spec.places.counted_as],)
     if array.shape != (*leading, *spec.shape):
         raise RowValueError(
             f"{name} has shape {array.shape}, expected {(*leading, *spec.shape)} "
