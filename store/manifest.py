@@ -105,6 +105,11 @@ class Manifest(BaseModel):
         return manifest
 
     @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(entry.size for entry in self.files.values())
+
+    @property
     def layouts(self) -> list[ArrayLayout]:
         """All arrays."""
         return [*self.maps, *self.ragged, *self.fixed]

@@ -1,7 +1,7 @@
 """What a cache holds and for what it was made: the fingerprint both stages agree on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -13,6 +13,7 @@ from pydantic import (
     JsonValue,
     PositiveInt,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
@@ -222,6 +223,7 @@ class Fingerprint(_Frozen):
         masks: Values at cells are those of their union.
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
+        sources: Manifest hashes of the stores that this one was merged from, in order.
     """
 
     format: Literal[1] = FORMAT_VERSION
@@ -234,6 +236,17 @@ class Fingerprint(_Frozen):
     masks: tuple[CellMask, ...] = ()
     arrays: tuple[ArraySpec, ...]
     code_revision: str
+    sources: tuple[Sha256, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _dumped_stores_name_no_sources(
+        self, serialise: Callable[["Fingerprint"], dict[str, Any]]
+    ) -> dict[str, Any]:
+        # Without them its bytes, and so its manifest's hash, are those of before there were any.
+        document = serialise(self)
+        if not self.sources:
+            document.pop("sources", None)
+        return document
 
     @model_validator(mode="after")
     def _arrays_fit_together(self) -> "Fingerprint":

@@ -11,6 +11,7 @@ from store.errors import DamagedStoreError
 from store.guard import check_metadata, refuse_links
 from store.layout import ROWS_PER_PART, store_metadata
 from store.part import PartRecord, record_path
+from store.rows import RowIdentity
 from store.schema import ArraySpec
 
 
@@ -35,6 +36,10 @@ class UnsealedRows:
         self.parts_total = len(plan.parts)
         self.row_of = {plan.rows[row].token: row for part in committed for row in part}
         self._last: tuple[int, PartRecord] | None = None
+
+    def identities(self) -> list[RowIdentity]:
+        """Who the committed rows are, in order."""
+        return [self._plan.rows[row] for row in self.row_of.values()]
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
