@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from frames.box_points import NUM_POINTS
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
+from store.encoding import Encoding
 from store.errors import PlanError
 from store.schema import (
     CELL_PLACES,
@@ -17,14 +18,14 @@ from store.schema import (
     DTypeName,
     FeatureDType,
     Need,
+    PackedEncoding,
     Places,
     Target,
 )
 
 # CenterPoint's regression heads: offset 2, height 1, size 3, sin and cos of yaw 2, velocity 2.
 BOX_CODE_SIZE = 10
-# Half a unit in the last of float16's 11 significant bits.
-FLOAT16_ERROR = 2.0**-11
+FLOAT16_ERROR = Encoding.FLOAT16.max_error
 
 # Upper triangle of the nine points' cosine matrix, diagonal included.
 RELATION_SIZE = NUM_POINTS * (NUM_POINTS + 1) // 2
@@ -52,6 +53,11 @@ _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
     # A hundred numbers a box are not worth rounding: cosines differ in their last digits.
     Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), "float32"),)),
 }
+# What a lossy encoding may touch.
+FEATURES = frozenset(
+    {Target.BEV_LOW, Target.BEV_HIGH, Target.BEV_CAMERA, Target.BEV_LIDAR}
+    | {Target.STAGE_0, Target.STAGE_1, Target.LABEL_0, Target.LABEL_1}
+)
 _HALF_RESOLUTION = frozenset({Target.STAGE_1, Target.LABEL_1})
 
 
@@ -103,13 +109,17 @@ class TeacherShapes:
 
 
 def plan_arrays(
-    needs: Iterable[Need], coverage: Coverage, shapes: TeacherShapes
+    needs: Iterable[Need],
+    coverage: Coverage,
+    shapes: TeacherShapes,
+    encoding: PackedEncoding | None = None,
 ) -> tuple[ArraySpec, ...]:
     """The arrays that serve all needs, ordered by target.
 
     A target has an array for each kind of places it is read at, unless it is needed as a whole
     map, which holds all of them. Dense coverage turns values at cells and points into whole maps.
-    The cell index is stored wherever anyone reads cells.
+    The cell index is stored wherever anyone reads cells. ``encoding`` packs features; logits, codes
+    and boxes stay as their methods want them.
 
     Raises:
         PlanError: A target was asked for where it does not exist, or the teacher has none.
@@ -131,7 +141,21 @@ def plan_arrays(
         for places in CELL_PLACES
         if places in asked
     ]
+    if encoding is not None:
+        specs = [part for spec in specs for part in _packed(spec, encoding)]
     return tuple(specs)
+
+
+def _packed(spec: ArraySpec, encoding: PackedEncoding) -> list[ArraySpec]:
+    if spec.name.split("/")[-1] not in FEATURES:
+        return [spec]
+    changes = {
+        "dtype": encoding.payload_dtype,
+        "encoding": encoding,
+        "max_error": encoding.max_error,
+    }
+    packed = spec.model_copy(update=changes)
+    return [packed, packed.ranges] if packed.ranges else [packed]
 
 
 def masks_of(needs: Iterable[Need]) -> tuple[CellMask, ...]:

@@ -20,6 +20,10 @@ from pydantic import (
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
+from store.encoding import ChannelAxis, Encoding
+
+# Those whose payload's number type does not say what it means.
+PackedEncoding = Literal[Encoding.BFLOAT16, Encoding.UINT8, Encoding.FLOAT8]
 
 FORMAT_VERSION: Literal[1] = 1
 # No teacher's map of one frame comes near it; a larger one is a mistake or an attack.
@@ -34,9 +38,10 @@ ITEM_BYTES = {
     "int32": 4,
     "int64": 8,
     "uint8": 1,
+    "uint16": 2,
     "uint32": 4,
 }
-DTypeName = Literal["float16", "float32", "float64", "int32", "int64", "uint8", "uint32"]
+DTypeName = Literal["float16", "float32", "float64", "int32", "int64", "uint8", "uint16", "uint32"]
 ArrayName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*$", max_length=128)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # Folders the store itself uses; a target may not hide in them.
@@ -145,7 +150,9 @@ class ArraySpec(_Frozen):
         shape: Of one place's value: (C, H, W) for a map, (9, C) for the points of a box, else (C,)
             or ().
         dtype: Stored number type, little-endian.
-        max_error: Bound on ``|stored - given| / max(1, |given|)``; 0 means lossless.
+        max_error: Bound on ``|stored - given| / max(1, |given|)``; 0 means lossless. With ranges it
+            is relative to the largest magnitude of the channel in the row.
+        encoding: How floats are packed into integers; None where the dtype says it.
     """
 
     name: ArrayName
@@ -153,6 +160,7 @@ class ArraySpec(_Frozen):
     shape: tuple[PositiveInt, ...]
     dtype: DTypeName
     max_error: float = Field(0.0, ge=0, lt=1)
+    encoding: PackedEncoding | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> "ArraySpec":
@@ -160,6 +168,11 @@ class ArraySpec(_Frozen):
             raise ValueError(f"{self.name}: a map is (C, H, W), found {self.shape}")
         if self.places is not Places.MAP and len(self.shape) > MAX_VALUE_AXES:
             raise ValueError(f"{self.name}: one value is (9, C), (C,) or (), found {self.shape}")
+        if self.encoding and (self.dtype != self.encoding.payload_dtype or not self.shape):
+            raise ValueError(
+                f"{self.name}: {self.encoding} packs vectors and maps into "
+                f"{self.encoding.payload_dtype}, found {self.dtype} {self.shape}"
+            )
         if self.value_bytes > MAX_VALUE_BYTES:
             raise ValueError(f"{self.name}: {self.value_bytes} bytes a value is absurd")
         return self
@@ -168,6 +181,21 @@ class ArraySpec(_Frozen):
     def value_bytes(self) -> int:
         """Bytes of one place's value, uncompressed."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def channel_axis(self) -> ChannelAxis:
+        """Axis of the channels in a row's values."""
+        return 0 if self.places is Places.MAP else -1
+
+    @property
+    def ranges(self) -> "ArraySpec | None":
+        """The array that decoding needs beside this one."""
+        if self.encoding is None or not self.encoding.has_ranges:
+            return None
+        channels = self.shape[self.channel_axis]
+        return ArraySpec(
+            name=f"{self.name}_range", places=Places.ROWS, shape=(channels, 2), dtype="float32"
+        )
 
 
 # The ground truth as the teacher saw it; stored with every cache, whatever the methods need.
@@ -259,6 +287,8 @@ class Fingerprint(_Frozen):
         nested = [b for a in names for b in names if b.startswith(f"{a}/")]
         if nested:
             raise ValueError(f"arrays inside arrays: {nested}")
+        if missing := [s.name for s in self.arrays if s.ranges and s.ranges not in self.arrays]:
+            raise ValueError(f"the ranges of {missing} are not stored")
         for places in CELL_PLACES:
             if any(s.places is places for s in self.arrays) and places.index_array not in names:
                 raise ValueError(f"values at {places} need the array {places.index_array!r}")
@@ -268,6 +298,12 @@ class Fingerprint(_Frozen):
     def stored(self) -> tuple[ArraySpec, ...]:
         """The targets, then the ground truth: every array with a digest, in digest order."""
         return (*self.arrays, GT_VALUES, GT_LABELS)
+
+    @property
+    def given(self) -> tuple[ArraySpec, ...]:
+        """The arrays a teacher's values come in: all but the ranges, which encoding adds."""
+        derived = {spec.ranges.name for spec in self.arrays if spec.ranges}
+        return tuple(spec for spec in self.arrays if spec.name not in derived)
 
     def mismatches(self, expected: "Fingerprint") -> list[str]:
         """Readable lines such as ``grid.cell_size: found 0.8, expected 1.2``; [] if equal."""
