@@ -46,11 +46,14 @@ class OnlineDataset(StudentDataset):
         super().__init__(frames, run, cache, needs_of(run))
         self.teacher = teacher
 
-    def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
+    def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
         assert self.cache is not None, "given to __init__"
         (row,) = teacher_rows(self.teacher, [frame], self.cache.fingerprint.arrays)
-        cached = CachedRow(token=row.token, gt=row.gt, arrays=row.arrays)
-        return frame_targets(cached, self.needs, self.run.student.grid, augment)
+        cached = CachedRow(
+            token=row.token, view=0, augment=BevAugment.identity(), gt=row.gt, arrays=row.arrays
+        )
+        augment = self.run.bev_augment.draw(rng)
+        return augment, frame_targets(cached, self.needs, self.run.student.grid, augment)
 
 
 class LoopTraining(StudentTraining):

@@ -29,7 +29,7 @@ class Counts(BaseModel):
     """How much a store holds; with the fingerprint it decides every array's shape.
 
     Attributes:
-        rows: Frames.
+        rows: Views of all frames.
         boxes: True boxes of all rows.
         cells: Foreground cells of all rows; 0 where none are stored.
         token_width: Bytes of the longest token.

@@ -1,4 +1,4 @@
-"""The reader of a store: rows by token, nothing damaged or missing passed on."""
+"""The reader of a store: rows by token and view, nothing damaged or missing passed on."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Cache:
     Attributes:
         name: Where the store is: a folder or a URL.
         fingerprint: For what it was made.
-        tokens: Of its rows, in order.
+        tokens: Of its frames, in order.
+        views: Rows of each frame; 1 where the teacher saw the frames as they are.
         manifest_hash: The sealed store's identity; "" for an unfinished one.
     """
 
@@ -49,6 +50,7 @@ class Cache:
         self.name = source.name
         self.fingerprint = fingerprint
         self.tokens = tuple(rows.row_of)
+        self.views = fingerprint.views
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
@@ -61,10 +63,14 @@ class Cache:
         return token in self._rows.row_of
 
     def __getitem__(self, token: str) -> CachedRow:
-        """The row of a frame; every array is held against its digest.
+        """View 0 of a frame; see :meth:`row`."""
+        return self.row(token)
+
+    def row(self, token: str, view: int = 0) -> CachedRow:
+        """The row of a view of a frame; every array is held against its digest.
 
         Raises:
-            UnknownTokenError: The cache has no such frame.
+            UnknownTokenError: The cache has no such frame or view.
             DamagedRowError: An array of the row is missing or altered.
             RemoteError: The store is behind a URL that does not answer.
         """
@@ -73,16 +79,23 @@ class Cache:
                 f"cache {self.name} has no row {token!r} among its {len(self)}; "
                 "was it dumped from the same data set and split?"
             )
-        row = self._rows.row_of[token]
+        if not 0 <= view < self.views:
+            raise UnknownTokenError(
+                f"cache {self.name} has no view {view} of {token!r}: each frame has {self.views}, "
+                "numbered from 0"
+            )
+        row = self._rows.row_of[token] + view
+        name = token if self.views == 1 else f"{token} view {view}"
         arrays = {
-            spec.name: self._values(spec, token, row, column)
+            spec.name: self._values(spec, name, row, column)
             for column, spec in enumerate(self.fingerprint.stored)
         }
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
         )
-        return CachedRow(token=token, gt=gt, arrays=arrays)
+        augment = self._rows.augment(row)
+        return CachedRow(token=token, view=view, augment=augment, gt=gt, arrays=arrays)
 
     def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         try:
@@ -103,7 +116,7 @@ class Cache:
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
-        layout = map_layout(spec, len(self))
+        layout = map_layout(spec, len(self) * self.views)
         self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
         try:
             return self._maps.read(spec.name, row)

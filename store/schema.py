@@ -1,11 +1,13 @@
 """What a cache holds and for what it was made: the fingerprint both stages agree on."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -16,12 +18,15 @@ from pydantic import (
     model_validator,
 )
 
+from frames.augment import BevAugment, BevAugmentConfig
 from frames.grid import BEVGrid
 
 FORMAT_VERSION: Literal[1] = 1
 CELL_INDEX = "cells/index"
 # No teacher's map of one frame comes near it; a larger one is a mistake or an attack.
 MAX_VALUE_BYTES = 1 << 30
+# Three hundred epochs, each with an augmentation of its own, are more than anyone trains.
+MAX_VIEWS = 1024
 
 ITEM_BYTES = {
     "float16": 2,
@@ -146,7 +151,7 @@ class DatasetIdentity(_Frozen):
         name: For example ``nuscenes``.
         version: For example ``v1.0-mini``.
         split: For example ``mini_train``.
-        token_hash: ``rows.token_hash`` of the ordered frame tokens.
+        token_hash: ``rows.token_hash`` of the frame tokens, in order, each once.
         ground_truth_filter: What decided which annotations count.
     """
 
@@ -155,6 +160,35 @@ class DatasetIdentity(_Frozen):
     split: str
     token_hash: Sha256
     ground_truth_filter: dict[str, JsonValue]
+
+
+class DrawnViews(_Frozen):
+    """The teacher saw each frame on several drawn BEV augmentations.
+
+    Attributes:
+        views: So many; each is a row.
+        ranges: What they are drawn from.
+        seed: Of the draws.
+    """
+
+    views: int = Field(ge=2, le=MAX_VIEWS)
+    ranges: BevAugmentConfig
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _not_all_the_same(self) -> "DrawnViews":
+        if self.ranges == BevAugmentConfig():
+            raise ValueError("bev_augment is off: all views of a frame would be the same")
+        return self
+
+    def draw(self, token: str, view: int) -> BevAugment:
+        """The augmentation of one view of a frame; depends on nothing but these and the seed."""
+        name = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8])
+        return self.ranges.draw(np.random.default_rng([self.seed, name, view]))
+
+
+# Canonical: one view of each frame, as it is.
+Augmentation = Literal["canonical"] | DrawnViews
 
 
 class Fingerprint(_Frozen):
@@ -167,7 +201,7 @@ class Fingerprint(_Frozen):
         grid: Of every map and cell index.
         classes: Names, in the order of labels and heat map channels.
         coverage: Whole maps or places.
-        augmentation: ``canonical``: the teacher saw the frames as they are.
+        augmentation: On which views of the frames the teacher spoke.
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
     """
@@ -178,7 +212,7 @@ class Fingerprint(_Frozen):
     grid: BEVGrid
     classes: tuple[str, ...] = Field(min_length=1)
     coverage: Coverage
-    augmentation: Literal["canonical"] = "canonical"
+    augmentation: Augmentation = "canonical"
     arrays: tuple[ArraySpec, ...]
     code_revision: str
 
@@ -196,6 +230,11 @@ class Fingerprint(_Frozen):
         if any(s.places is Places.CELLS for s in self.arrays) and CELL_INDEX not in names:
             raise ValueError(f"values at cells need the array {CELL_INDEX!r}")
         return self
+
+    @property
+    def views(self) -> int:
+        """Rows of each frame."""
+        return 1 if self.augmentation == "canonical" else self.augmentation.views
 
     @property
     def stored(self) -> tuple[ArraySpec, ...]:

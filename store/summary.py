@@ -42,7 +42,7 @@ def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
         for spec in manifest.fingerprint.stored
     }
     done = -(-counts.rows // ROWS_PER_PART)
-    return _document(name, manifest.fingerprint, weights, measured=counts.rows) | {
+    return _document(name, manifest.fingerprint, weights, rows=counts.rows) | {
         "rows": counts.rows,
         "parts": (done, done),
         "complete": True,
@@ -64,7 +64,7 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
             else:
                 raw = kept = record.values[spec.name].nbytes
             weights[spec.name] = (weights[spec.name][0] + raw, weights[spec.name][1] + kept)
-    return _document(str(path), plan.fingerprint, weights, measured=max(rows, 1)) | {
+    return _document(str(path), plan.fingerprint, weights, rows=max(rows, 1)) | {
         "rows": len(plan.rows),
         "parts": (done, len(plan.parts)),
         "complete": False,
@@ -73,8 +73,9 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _document(
-    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
+    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, rows: int
 ) -> dict[str, Any]:
+    frames = rows / fingerprint.views
     return {
         "name": name.rstrip("/").rsplit("/", 1)[-1],
         "fingerprint": fingerprint.model_dump(mode="json"),
@@ -84,8 +85,8 @@ def _document(
                 "places": str(spec.places),
                 "shape": spec.shape,
                 "dtype": spec.dtype,
-                "raw_bytes_per_frame": weights[spec.name][0] / measured,
-                "stored_bytes_per_frame": weights[spec.name][1] / measured,
+                "raw_bytes_per_frame": weights[spec.name][0] / frames,
+                "stored_bytes_per_frame": weights[spec.name][1] / frames,
             }
             for spec in fingerprint.stored
         ],

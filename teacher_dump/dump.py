@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from frames.augment import BevAugment
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch
 from frames.frame import Frame
@@ -19,10 +20,11 @@ from frames.grid import BEVGrid
 from frames.heatmap import foreground_cells
 from frames.nuscenes import NuScenesConfig
 from store.plan import EstimateRow, estimate, plan_arrays
-from store.rows import RowValues, token_hash
+from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
 from store.schema import (
     CELL_INDEX,
     ArraySpec,
+    Augmentation,
     Coverage,
     DatasetIdentity,
     Fingerprint,
@@ -42,10 +44,12 @@ class DumpPlan:
 
     Attributes:
         fingerprint: Identity of the cache.
+        rows: The views of the frames, in order.
         sizes: Bytes of each array before compression.
     """
 
     fingerprint: Fingerprint
+    rows: list[RowIdentity]
     sizes: list[EstimateRow]
 
 
@@ -55,11 +59,11 @@ def plan_dump(
     data: NuScenesConfig,
     needs: Iterable[Need],
     coverage: Coverage,
+    augmentation: Augmentation = "canonical",
 ) -> DumpPlan:
-    """Plan a dump of these frames for methods with these needs."""
+    """Plan a dump of these frames, on these views, for methods with these needs."""
     info = teacher.info
     arrays = plan_arrays(needs, coverage, info.shapes)
-    cells = sum(len(foreground_cells(frame.boxes, info.shapes.grid)) for frame in frames)
     fingerprint = Fingerprint(
         teacher=info.identity,
         dataset=DatasetIdentity(
@@ -72,12 +76,22 @@ def plan_dump(
         grid=info.shapes.grid,
         classes=info.classes,
         coverage=coverage,
+        augmentation=augmentation,
         arrays=arrays,
         code_revision=code_revision(),
     )
-    boxes = sum(len(frame.boxes) for frame in frames)
-    sizes = estimate(arrays, frames=len(frames), boxes_total=boxes, cells_total=cells)
-    return DumpPlan(fingerprint, sizes)
+    rows = rows_of_frames(frames, augmentation)
+    seen = frames_of_rows(frames, range(len(rows)), fingerprint.views)
+    truths = [row.augment.boxes3d(frame.boxes) for row, frame in zip(rows, seen, strict=True)]
+    cells = sum(len(foreground_cells(boxes, info.shapes.grid)) for boxes in truths)
+    boxes = sum(len(boxes) for boxes in truths)
+    sizes = estimate(arrays, frames=len(rows), boxes_total=boxes, cells_total=cells)
+    return DumpPlan(fingerprint, rows, sizes)
+
+
+def frames_of_rows(frames: Sequence[Frame], rows: Iterable[int], views: int) -> list[Frame]:
+    """The frame of each of these rows, where every frame has so many views side by side."""
+    return [frames[row // views] for row in rows]
 
 
 def dump(
@@ -94,7 +108,7 @@ def dump(
         teacher: Frozen.
         frames: In the order of the plan.
         writer: A store opened with the fingerprint of :func:`plan_dump` for these frames.
-        batch_size: Frames the teacher sees at once.
+        batch_size: Rows the teacher sees at once.
         on_rows: Told how many more rows are done.
 
     Raises:
@@ -102,9 +116,9 @@ def dump(
         DataError: A frame's file is missing or damaged.
     """
     pending = writer.pending_parts
-    on_rows(len(frames) - sum(len(part) for part in pending))
+    on_rows(len(writer.rows) - sum(len(part) for part in pending))
     for part in pending:
-        own = frames[part.start : part.stop]
+        own = frames_of_rows(frames, part, writer.fingerprint.views)
         dump_part(teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows)
     writer.finalise()
 
@@ -118,25 +132,38 @@ def dump_part(
     batch_size: int,
     on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> None:
-    """Run the teacher on the frames of one part, and commit it."""
+    """Run the teacher on the rows of one part, of which these are the frames, and commit it."""
+    augments = [row.augment for row in writer.rows[part.start : part.stop]]
     values: list[RowValues] = []
     for start in range(0, len(frames), batch_size):
-        batch = frames[start : start + batch_size]
-        values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
-        on_rows(len(batch))
+        own = slice(start, start + batch_size)
+        values += teacher_rows(teacher, frames[own], writer.fingerprint.arrays, augments[own])
+        on_rows(len(frames[own]))
     writer.write_part(part, values)
 
 
 def teacher_rows(
-    teacher: Teacher, frames: Sequence[Frame], arrays: Sequence[ArraySpec]
+    teacher: Teacher,
+    frames: Sequence[Frame],
+    arrays: Sequence[ArraySpec],
+    augments: Sequence[BevAugment] | None = None,
 ) -> Iterator[RowValues]:
-    """Run the teacher on a batch and read its output at the planned places."""
+    """Run the teacher on a batch and read its output at the planned places.
+
+    Args:
+        teacher: Frozen.
+        frames: As the data set has them.
+        arrays: What to read.
+        augments: How the teacher is to see each frame; None: as it is.
+    """
+    augments = augments or [BevAugment.identity()] * len(frames)
+    truths = [a.boxes3d(frame.boxes) for a, frame in zip(augments, frames, strict=True)]
     with torch.inference_mode():
-        output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
+        output = teacher(frames, BoxBatch.pad(truths), augments)
     grid = teacher.info.shapes.grid
-    for b, frame in enumerate(frames):
-        cells = foreground_cells(frame.boxes, grid)
-        boxes = _box_arrays(output, b, len(frame.boxes))
+    for b, (frame, gt) in enumerate(zip(frames, truths, strict=True)):
+        cells = foreground_cells(gt, grid)
+        boxes = _box_arrays(output, b, len(gt))
         values: dict[str, npt.NDArray[Any]] = {}
         for spec in arrays:
             if spec.name == CELL_INDEX:
@@ -144,14 +171,14 @@ def teacher_rows(
             elif spec.name in boxes:
                 values[spec.name] = boxes[spec.name]
             elif spec.places is Places.BOXES:
-                own = grid.cell_index(frame.boxes.values[:, :2])
+                own = grid.cell_index(gt.values[:, :2])
                 code = encode_boxes_at(output.boxes[b, : len(own)].cpu().float(), own, grid)
                 values[spec.name] = code.numpy()
             else:
                 map_ = _map(output, Target(spec.name), grid)[b].float().cpu()
                 at_cells = spec.places is Places.CELLS
                 values[spec.name] = (map_.flatten(1)[:, cells].T if at_cells else map_).numpy()
-        yield RowValues(token=frame.token, gt=frame.boxes, arrays=values)
+        yield RowValues(token=frame.token, gt=gt, arrays=values)
 
 
 def _map(output: TeacherOutput, target: Target, grid: BEVGrid) -> Tensor:

@@ -31,6 +31,8 @@ def row_of(gt: Boxes3D, *, dense: bool = False) -> CachedRow:
     values = gt.values.numpy()
     return CachedRow(
         token="frame",
+        view=0,
+        augment=BevAugment.identity(),
         gt=gt,
         arrays={
             "boxes/centre": values[:, :3],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.frame import Frame
 from frames.heatmap import foreground_cells
@@ -132,7 +133,8 @@ def test_frames_do_not_influence_each_other(teacher: CenterPointTeacher, frames:
 def test_a_dump_leaves_the_teacher_as_it_is(
     teacher: CenterPointTeacher, frames: list[Frame], checkpoint: Path
 ):
-    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
+    as_they_are = [BevAugment.identity()] * len(frames)
+    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]), as_they_are)
     assert not teacher.network.training
     assert not output.boxes.requires_grad
     weights = load_checkpoint(checkpoint).weights
@@ -155,6 +157,7 @@ def test_an_interrupted_dump_goes_on_where_it_was(
     checkpoint: Path, long_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """18 frames are two parts; Ctrl-C comes in the second."""
+    monkeypatch.setattr("commands.steps.announce_time", lambda *_: None)
     toml = write_student_toml(tmp_path, long_world)
     common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
     succeed(*common, tmp_path / "whole")
@@ -163,12 +166,15 @@ def test_an_interrupted_dump_goes_on_where_it_was(
 
     def until(stop: int) -> None:
         def call(
-            self: CenterPointTeacher, frames: Sequence[Frame], boxes: BoxBatch
+            self: CenterPointTeacher,
+            frames: Sequence[Frame],
+            boxes: BoxBatch,
+            augments: Sequence[BevAugment],
         ) -> TeacherOutput:
             if len(asked) >= stop:
                 raise KeyboardInterrupt
             asked.extend(frame.token for frame in frames)
-            return answer(self, frames, boxes)
+            return answer(self, frames, boxes, augments)
 
         monkeypatch.setattr(CenterPointTeacher, "__call__", call)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from examples.geometric_teacher import GRID, REACH, GeometricTeacher, factory, measure
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.frame import Frame
 from frames.nuscenes import read_frames
@@ -112,8 +113,10 @@ class Altered(GeometricTeacher):
         super().__init__(CPU)
         self.maps = maps
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
-        return replace(super().__call__(frames, boxes), maps=self.maps)
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
+        return replace(super().__call__(frames, boxes, augments), maps=self.maps)
 
 
 @pytest.mark.parametrize("places", [Places.MAP, Places.CELLS])
