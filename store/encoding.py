@@ -154,15 +154,18 @@ def decode(
     assert ranges is not None, f"{encoding} is decoded with its ranges"
     low, span = _low_and_span(ranges)
     unit = _UNITS[encoding]
-    values = np.empty(payload.shape, np.float32)
-    if channel_axis == 0:
-        # The 256 values of each channel are looked up, several times faster than computed anew.
-        levels = (low[:, None] + span[:, None] * unit).astype(np.float32)
-        for channel, level in enumerate(levels):
-            np.take(level, payload[channel], out=values[channel], mode="clip")
-    else:
-        values[...] = low + span * unit[payload]
-    return values
+    # A byte cannot miss a table of 256: "clip" only spares numpy the look.
+    if channel_axis == -1:
+        values = unit.take(payload, mode="clip")
+        values *= span
+        values += low
+        return values.astype(np.float32)
+    # The values of a whole map are looked up, several times faster than computing each.
+    levels = (low[:, None] + span[:, None] * unit).astype(np.float32)
+    decoded = np.empty(payload.shape, np.float32)
+    for channel, level in enumerate(levels):
+        np.take(level, payload[channel], out=decoded[channel], mode="clip")
+    return decoded
 
 
 def largest_error(
@@ -193,7 +196,7 @@ def largest_error(
 
 
 def as_float32(values: FloatArray) -> npt.NDArray[np.float32]:
-    """The values as float32; twenty times as fast as numpy's own widening of float16."""
+    """The values as float32; through torch, which widens float16 ten times as fast as numpy."""
     array: npt.NDArray[np.float32] = _as_tensor(values).float().numpy()
     return array
 
