@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from frames.boxes import Boxes3D
+from store.catalogue import resolve
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
@@ -19,12 +20,12 @@ from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
 from store.map_reader import MapReader
 from store.remote import Remote, is_url
-from store.rows import CachedRow
+from store.rows import CachedRow, RowIdentity
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 from store.sealed import SealedRows
 from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
 from store.unsealed import UnsealedRows
-from store.values import digest
+from store.values import decoded_row, digest
 
 
 class Cache:
@@ -68,21 +69,41 @@ class Cache:
             DamagedRowError: An array of the row is missing or altered.
             RemoteError: The store is behind a URL that does not answer.
         """
-        if token not in self:
-            raise UnknownTokenError(
-                f"cache {self.name} has no row {token!r} among its {len(self)}; "
-                "was it dumped from the same data set and split?"
-            )
-        row = self._rows.row_of[token]
-        arrays = {
-            spec.name: self._values(spec, token, row, column)
-            for column, spec in enumerate(self.fingerprint.stored)
-        }
+        arrays = decoded_row(self.stored(token), self.fingerprint)
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
         )
         return CachedRow(token=token, gt=gt, arrays=arrays)
+
+    def identities(self) -> list[RowIdentity]:
+        """Who the rows are, in order."""
+        return self._rows.identities()
+
+    def digests(self, token: str) -> dict[str, int]:
+        """crc32 of the stored bytes of a row's arrays, by name; read from the index alone.
+
+        Raises:
+            UnknownTokenError: The cache has no such frame.
+        """
+        names = (spec.name for spec in self.fingerprint.stored)
+        return dict(zip(names, self._rows.digests(self._row(token)).tolist(), strict=True))
+
+    def stored(self, token: str) -> dict[str, npt.NDArray[Any]]:
+        """A row's arrays in their stored form, by name; raises as ``cache[token]``."""
+        row = self._row(token)
+        return {
+            spec.name: self._values(spec, token, row, column)
+            for column, spec in enumerate(self.fingerprint.stored)
+        }
+
+    def _row(self, token: str) -> int:
+        if token not in self:
+            raise UnknownTokenError(
+                f"cache {self.name} has no row {token!r} among its {len(self)}; "
+                "was it dumped from the same data set and split?"
+            )
+        return self._rows.row_of[token]
 
     def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         try:
@@ -121,7 +142,8 @@ def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache
     to ``BEVCACHE_MIRROR_BYTES``.
 
     Args:
-        location: The store's folder, or its URL (s3, gs, az, http, https).
+        location: The store's folder, its URL (s3, gs, az, http, https), or its name in the
+            team's catalogue (``team:NAME``).
         allow_incomplete: Read the committed parts of an unfinished local store too.
 
     Raises:
@@ -131,7 +153,15 @@ def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache
         DamagedStoreError: A file is missing or altered; ``DamagedRowError`` where a row is known.
         UnsafeStoreError: It holds something that format 1 never writes.
         RemoteError: The URL cannot be used, or its service does not answer.
+        CatalogueError: The name is not listed, or names another store than the one found.
     """
+    place = resolve(location)
+    cache = _open(place.location, allow_incomplete=allow_incomplete)
+    place.check(cache.manifest_hash)
+    return cache
+
+
+def _open(location: Path | str, *, allow_incomplete: bool) -> Cache:
     if is_url(str(location)):
         mirror = MirrorSource(Remote(str(location)), mirror_folder(), mirror_bytes())
         return _open_sealed(mirror)

@@ -10,7 +10,7 @@ from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
 from store.map_reader import open_array
-from store.rows import unpacked_names
+from store.rows import RowIdentity, unpacked_names
 from store.schema import ArraySpec
 from store.source import Source
 from store.values import digest
@@ -53,13 +53,28 @@ class SealedRows:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._digests[row])
 
+    def identities(self) -> list[RowIdentity]:
+        """Who the rows are, in order."""
+        columns = [
+            [*self.row_of],
+            unpacked_names(self._fixed("rows/scene")),
+            self._fixed("rows/timestamp_us").tolist(),
+            self._fixed("rows/global_from_ego"),
+            self._fixed("rows/prev").tolist(),
+            self._fixed("rows/next").tolist(),
+        ]
+        names = ("token", "scene", "timestamp_us", "global_from_ego", "prev", "next")
+        return [
+            RowIdentity(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)
+        ]
+
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array, not yet held against their digest.
 
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._layouts[spec.name], self._offsets[spec.places]
+        layout, offsets = self._layouts[spec.name], self._offsets[spec.places.counted_as]
         start, stop = int(offsets[row]), int(offsets[row + 1])
         size = layout.chunk
         pieces = [
@@ -99,7 +114,7 @@ class SealedRows:
 
     def _check_index(self) -> None:
         counts = self._manifest.counts
-        ends = {places: counts.places(places) for places in self._offsets}
+        ends = {places: counts.values(places) for places in self._offsets}
         in_order = all(
             offsets[0] == 0 and offsets[-1] == ends[places] and (np.diff(offsets) >= 0).all()
             for places, offsets in self._offsets.items()

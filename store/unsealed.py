@@ -11,6 +11,7 @@ from store.errors import DamagedStoreError
 from store.guard import check_metadata, refuse_links
 from store.layout import ROWS_PER_PART, store_metadata
 from store.part import PartRecord, record_path
+from store.rows import RowIdentity
 from store.schema import ArraySpec
 
 
@@ -36,6 +37,10 @@ class UnsealedRows:
         self.row_of = {plan.rows[row].token: row for part in committed for row in part}
         self._last: tuple[int, PartRecord] | None = None
 
+    def identities(self) -> list[RowIdentity]:
+        """Who the committed rows are, in order."""
+        return [self._plan.rows[row] for row in self.row_of.values()]
+
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
@@ -43,9 +48,9 @@ class UnsealedRows:
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array."""
         record = self._record(row)
-        ends = np.cumsum(record.counts[spec.places])
-        end = int(ends[row % ROWS_PER_PART])
-        count = int(record.counts[spec.places][row % ROWS_PER_PART])
+        counts = record.counts[spec.places.counted_as]
+        end = int(np.cumsum(counts)[row % ROWS_PER_PART])
+        count = int(counts[row % ROWS_PER_PART])
         return record.values[spec.name][end - count : end].copy()
 
     def _record(self, row: int) -> PartRecord:

@@ -152,18 +152,30 @@ class StoreWriter:
             SealedStoreError: Others have finished the store meanwhile.
             StoreWriteError: The disk refused; the part is not committed.
         """
-        if part not in self.parts:
-            raise RowValueError(f"{part} is no part of this store; see StoreWriter.parts")
-        if len(values) != len(part):
-            raise RowValueError(f"{part} has {len(part)} rows, found the values of {len(values)}")
+        self._check_part(part, len(values))
         fingerprint = self._plan.fingerprint
         rows = [
             checked_row(row_values, self._plan.rows[row].token, fingerprint)
             for row, row_values in zip(part, values, strict=True)
         ]
-        columns = dict(
-            zip((s.name for s in fingerprint.stored), zip(*rows, strict=True), strict=True)
-        )
+        self.write_stored(part, rows)
+
+    def write_stored(self, part: range, rows: Sequence[list[npt.NDArray[Any]]]) -> None:
+        """Commit one part whose values are in their stored form already, unless it is committed.
+
+        Args:
+            part: One of ``parts``.
+            rows: Of each of its rows the arrays, in the order of ``Fingerprint.stored``; they are
+                not checked again.
+
+        Raises:
+            RowValueError: They are no part of this store; nothing is written.
+            SealedStoreError: Others have finished the store meanwhile.
+            StoreWriteError: The disk refused; the part is not committed.
+        """
+        self._check_part(part, len(rows))
+        stored = self._plan.fingerprint.stored
+        columns = dict(zip((s.name for s in stored), zip(*rows, strict=True), strict=True))
         _refuse_sealed(self.path)
         with (
             self._explained(f"write rows {part.start} to {part.stop - 1}"),
@@ -178,6 +190,12 @@ class StoreWriter:
             record = self._record(rows, columns, shards)
             publish(record_path(self.path, part), record.encode())
 
+    def _check_part(self, part: range, count: int) -> None:
+        if part not in self.parts:
+            raise RowValueError(f"{part} is no part of this store; see StoreWriter.parts")
+        if count != len(part):
+            raise RowValueError(f"{part} has {len(part)} rows, found the values of {count}")
+
     def _write_shards(
         self, part: range, columns: dict[str, tuple[npt.NDArray[Any], ...]]
     ) -> dict[str, FileEntry]:
@@ -191,12 +209,15 @@ class StoreWriter:
 
     def _record(
         self,
-        rows: list[list[npt.NDArray[Any]]],
+        rows: Sequence[list[npt.NDArray[Any]]],
         columns: dict[str, tuple[npt.NDArray[Any], ...]],
         shards: dict[str, FileEntry],
     ) -> PartRecord:
         ragged = [s for s in self._plan.fingerprint.stored if s.places is not Places.MAP]
-        lengths = {s.places: np.array([len(v) for v in columns[s.name]], np.int64) for s in ragged}
+        lengths = {
+            s.places.counted_as: np.array([len(v) for v in columns[s.name]], np.int64)
+            for s in ragged
+        }
         return PartRecord(
             counts={places: lengths[places] for places in ragged_places(self._plan.fingerprint)},
             values={s.name: np.concatenate(columns[s.name]) for s in ragged},
@@ -271,7 +292,7 @@ def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
         raise StoreWriteError(
             f"cannot {doing} in {path}: {error.strerror} ({error.filename}). {committed} of "
             f"{len(plan.parts)} parts are committed and stay; once the disk takes writes again, "
-            "run the same command with --resume"
+            "run the same command again (dump-teacher: with --resume)"
         ) from error
 
 
