@@ -27,13 +27,14 @@ from torch import Tensor
 
 from commands.progress import console, progress_bar
 from frames.boxes import BoxBatch
+from frames.cell_masks import foreground_cells
 from frames.frame import Frame
 from frames.heatmap import center_heatmap
 from frames.nuscenes import read_frames
 from runs.config import load_config
 from store.encoding import ChannelAxis, Encoding, FloatArray, decode, encode, largest_error
 from store.plan import plan_arrays
-from store.schema import CELL_INDEX, Coverage, Need, Places, Target
+from store.schema import Coverage, Need, Places, Target
 from student_train.methods.imitation import feature_loss, heatmap_loss
 from teacher_dump.config import TeacherRun
 from teacher_dump.dump import teacher_rows
@@ -110,23 +111,22 @@ def main(
 
 def read_features(teacher: Teacher, frames: Sequence[Frame]) -> Iterator[Features]:
     """Run the teacher; each of its targets as whole maps and at the foreground cells."""
-    needs = [Need(target, places) for target in TARGETS for places in (Places.MAP, Places.CELLS)]
     shapes = teacher.info.shapes
-    arrays = plan_arrays(needs, Coverage.DENSE, shapes)
-    rows, weights = [], []
+    arrays = plan_arrays([Need(t, Places.MAP) for t in TARGETS], Coverage.DENSE, shapes)
+    rows, cells, weights = [], [], []
     with progress_bar("run the teacher", len(frames)) as advance:
         for frame in frames:
-            rows += [row.arrays for row in teacher_rows(teacher, [frame], arrays)]
+            rows += [row.arrays for row in teacher_rows(teacher, [frame], arrays, masks=())]
             heatmap = center_heatmap(BoxBatch.pad([frame.boxes]), shapes.grid, shapes.classes)
-            cells = torch.from_numpy(rows[-1][CELL_INDEX]).long()
-            weights.append(heatmap[0].amax(0).flatten()[cells])
+            cells.append(foreground_cells(frame.boxes, shapes.grid))
+            weights.append(heatmap[0].amax(0).flatten()[cells[-1]])
             advance(1)
     everywhere = [torch.ones(shapes.grid.num_cells)] * len(rows)
     for target in TARGETS:
         maps = [row[target] for row in rows]
         at_cells = [
-            np.ascontiguousarray(map_.reshape(len(map_), -1)[:, row[CELL_INDEX]].T)
-            for map_, row in zip(maps, rows, strict=True)
+            np.ascontiguousarray(map_.reshape(len(map_), -1)[:, index].T)
+            for map_, index in zip(maps, cells, strict=True)
         ]
         yield Features(f"{target}, maps", maps, everywhere, 0)
         yield Features(f"{target}, cells", at_cells, weights, -1)
