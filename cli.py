@@ -15,7 +15,7 @@ from commands import catalogue, sharing, steps
 from commands.demo import run_demo
 from commands.info import describe, tables
 from commands.progress import console
-from commands.tables import class_table, scores_table
+from commands.tables import class_table, paper_plans, scores_table
 from frames.errors import DataError
 from frames.nuscenes import NuScenesConfig
 from frames.world.config import WorldConfig
@@ -137,6 +137,12 @@ def dump_teacher(
         steps.dump_teacher(
             model, planned, out, batch_size=batch_size, resume=resume, workers=elsewhere
         )
+
+
+@app.command("paper-plans")
+def paper_plans_command() -> None:
+    """What the losses of the five papers read, at the papers' own sizes (Markdown)."""
+    typer.echo(paper_plans())
 
 
 @app.command("train-student")

@@ -48,7 +48,8 @@ class OnlineDataset(StudentDataset):
 
     def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
         assert self.cache is not None, "given to __init__"
-        (row,) = teacher_rows(self.teacher, [frame], self.cache.fingerprint.arrays)
+        made_for = self.cache.fingerprint
+        (row,) = teacher_rows(self.teacher, [frame], made_for.arrays, made_for.masks)
         cached = CachedRow(token=row.token, gt=row.gt, arrays=row.arrays)
         return frame_targets(cached, self.needs, self.run.student.grid, augment)
 

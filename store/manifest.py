@@ -30,8 +30,7 @@ class Counts(BaseModel):
 
     Attributes:
         rows: Frames.
-        boxes: True boxes of all rows.
-        cells: Foreground cells of all rows; 0 where none are stored.
+        places: Of all rows, by kind: true boxes, foreground cells.
         token_width: Bytes of the longest token.
         scene_width: Bytes of the longest scene name.
     """
@@ -39,14 +38,13 @@ class Counts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(ge=1, le=MAX_ROWS)
-    boxes: NonNegativeInt
-    cells: NonNegativeInt
+    places: dict[Places, NonNegativeInt]
     token_width: NameWidth
     scene_width: NameWidth
 
-    def places(self, places: Places) -> int:
+    def values(self, places: Places) -> int:
         """Values that an array at these places has in all."""
-        return {Places.MAP: self.rows, Places.BOXES: self.boxes, Places.CELLS: self.cells}[places]
+        return self.rows if places is Places.MAP else self.places[places.counted_as]
 
 
 class Manifest(BaseModel):
@@ -97,6 +95,10 @@ class Manifest(BaseModel):
             manifest = cls.model_validate(document)
         except ValueError as error:
             raise DamagedStoreError(f"{name} is not a manifest: {error}") from error
+        if odd_kinds := manifest.counts.places.keys() ^ set(ragged_places(manifest.fingerprint)):
+            raise UnsafeStoreError(
+                f"{name}: counts of {sorted(odd_kinds)} are not those of the fingerprint's arrays"
+            )
         # Every file is known from the fingerprint: no path of a stranger's is ever followed.
         if odd := sorted({*manifest.metadata, *manifest.chunks} ^ manifest.files.keys()):
             raise UnsafeStoreError(f"{name}: format 1 and the manifest disagree on files {odd[:5]}")
@@ -132,7 +134,7 @@ class Manifest(BaseModel):
     def ragged(self) -> list[ArrayLayout]:
         """Arrays with a value for each cell or box."""
         return [
-            ragged_layout(spec, self.counts.rows, self.counts.places(spec.places))
+            ragged_layout(spec, self.counts.rows, self.counts.values(spec.places))
             for spec in self.fingerprint.stored
             if spec.places is not Places.MAP
         ]

@@ -60,6 +60,6 @@ def require_match(
             mismatches,
             "Change the student's configuration, or dump a cache for it.",
         )
-    if missing := unmet(needs, made_for.arrays):
+    if missing := unmet(needs, made_for.arrays, made_for.masks):
         held = [f"{spec.name} at {spec.places}" for spec in made_for.arrays]
         raise MissingTargetError(cache.name, missing, held)

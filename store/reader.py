@@ -25,7 +25,7 @@ from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 from store.sealed import SealedRows
 from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
 from store.unsealed import UnsealedRows
-from store.values import digest
+from store.values import decoded_row, digest
 
 
 class Cache:
@@ -69,7 +69,7 @@ class Cache:
             DamagedRowError: An array of the row is missing or altered.
             RemoteError: The store is behind a URL that does not answer.
         """
-        arrays = self.stored(token)
+        arrays = decoded_row(self.stored(token), self.fingerprint)
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),

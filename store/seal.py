@@ -35,8 +35,7 @@ def pack(root: Path, plan: Plan) -> Manifest:
         fingerprint=plan.fingerprint,
         counts=Counts(
             rows=len(plan.rows),
-            boxes=int(counts[Places.BOXES].sum()),
-            cells=int(counts[Places.CELLS].sum()) if Places.CELLS in counts else 0,
+            places={places: int(lengths.sum()) for places, lengths in counts.items()},
             token_width=fixed["rows/token"].shape[1],
             scene_width=fixed["rows/scene"].shape[1],
         ),

@@ -74,7 +74,7 @@ class SealedRows:
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._layouts[spec.name], self._offsets[spec.places]
+        layout, offsets = self._layouts[spec.name], self._offsets[spec.places.counted_as]
         start, stop = int(offsets[row]), int(offsets[row + 1])
         size = layout.chunk
         pieces = [
@@ -114,7 +114,7 @@ class SealedRows:
 
     def _check_index(self) -> None:
         counts = self._manifest.counts
-        ends = {places: counts.places(places) for places in self._offsets}
+        ends = {places: counts.values(places) for places in self._offsets}
         in_order = all(
             offsets[0] == 0 and offsets[-1] == ends[places] and (np.diff(offsets) >= 0).all()
             for places, offsets in self._offsets.items()

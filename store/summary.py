@@ -42,7 +42,7 @@ def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
     layouts = {layout.key: layout for layout in (*manifest.maps, *manifest.ragged)}
     weights = {
         spec.name: (
-            counts.places(spec.places) * spec.value_bytes,
+            counts.values(spec.places) * spec.value_bytes,
             sum(manifest.files[key].size for key in layouts[spec.name].chunk_keys),
         )
         for spec in manifest.fingerprint.stored

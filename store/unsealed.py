@@ -48,9 +48,9 @@ class UnsealedRows:
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array."""
         record = self._record(row)
-        ends = np.cumsum(record.counts[spec.places])
-        end = int(ends[row % ROWS_PER_PART])
-        count = int(record.counts[spec.places][row % ROWS_PER_PART])
+        counts = record.counts[spec.places.counted_as]
+        end = int(np.cumsum(counts)[row % ROWS_PER_PART])
+        count = int(counts[row % ROWS_PER_PART])
         return record.values[spec.name][end - count : end].copy()
 
     def _record(self, row: int) -> PartRecord:

@@ -214,7 +214,10 @@ class StoreWriter:
         shards: dict[str, FileEntry],
     ) -> PartRecord:
         ragged = [s for s in self._plan.fingerprint.stored if s.places is not Places.MAP]
-        lengths = {s.places: np.array([len(v) for v in columns[s.name]], np.int64) for s in ragged}
+        lengths = {
+            s.places.counted_as: np.array([len(v) for v in columns[s.name]], np.int64)
+            for s in ragged
+        }
         return PartRecord(
             counts={places: lengths[places] for places in ragged_places(self._plan.fingerprint)},
             values={s.name: np.concatenate(columns[s.name]) for s in ragged},

@@ -17,8 +17,9 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
 from frames.heatmap import center_heatmap
+from store.plan import array_name
 from store.rows import CachedRow
-from store.schema import CELL_INDEX, Need, Places, Target
+from store.schema import Need, Places, Target
 from student_train.methods.base import TeacherTargets
 
 NO_BOX = -1
@@ -45,7 +46,7 @@ def frame_targets(
         found |= _boxes(row, augment)
     at_cells = {need.target for need in needs if need.places is Places.CELLS}
     if at_cells:
-        index = torch.from_numpy(row.arrays[CELL_INDEX]).long()
+        index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
         heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, _classes(row))
         xy = augment.xy(grid.cell_centres(index))
         found["cells"] = xy
@@ -94,10 +95,12 @@ def _boxes(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
 
 def _at_cells(row: CachedRow, target: Target) -> Tensor:
     """The target's values (k, channels) at the row's cells, whichever coverage it has."""
+    at_cells = row.arrays.get(array_name(target, Places.CELLS))
+    if at_cells is not None:
+        return torch.from_numpy(at_cells)
     values = torch.from_numpy(row.arrays[str(target)])
-    if values.ndim == 2:
-        return values
-    return values.flatten(1)[:, torch.from_numpy(row.arrays[CELL_INDEX]).long()].T.contiguous()
+    index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
+    return values.flatten(1)[:, index].T.contiguous()
 
 
 def _classes(row: CachedRow) -> int:

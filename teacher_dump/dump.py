@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch
+from frames.cell_masks import CellMask, foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.heatmap import foreground_cells
 from frames.nuscenes import NuScenesConfig
-from store.plan import EstimateRow, estimate, plan_arrays
+from nets.box_features import at_box_points, relation
+from store.plan import EstimateRow, TeacherShapes, estimate, masks_of, plan_arrays
 from store.rows import RowValues, token_hash
 from store.schema import (
-    CELL_INDEX,
+    CELL_PLACES,
     ArraySpec,
     Coverage,
     DatasetIdentity,
@@ -57,9 +59,8 @@ def plan_dump(
     coverage: Coverage,
 ) -> DumpPlan:
     """Plan a dump of these frames for methods with these needs."""
-    info = teacher.info
-    arrays = plan_arrays(needs, coverage, info.shapes)
-    cells = sum(len(foreground_cells(frame.boxes, info.shapes.grid)) for frame in frames)
+    info, needs = teacher.info, frozenset(needs)
+    arrays, masks = plan_arrays(needs, coverage, info.shapes), masks_of(needs)
     fingerprint = Fingerprint(
         teacher=info.identity,
         dataset=DatasetIdentity(
@@ -72,12 +73,29 @@ def plan_dump(
         grid=info.shapes.grid,
         classes=info.classes,
         coverage=coverage,
+        masks=masks,
         arrays=arrays,
         code_revision=code_revision(),
     )
-    boxes = sum(len(frame.boxes) for frame in frames)
-    sizes = estimate(arrays, frames=len(frames), boxes_total=boxes, cells_total=cells)
-    return DumpPlan(fingerprint, sizes)
+    return DumpPlan(fingerprint, estimate(arrays, _lengths(frames, fingerprint)))
+
+
+def _lengths(frames: Sequence[Frame], fingerprint: Fingerprint) -> dict[Places, int]:
+    """How many places of each kind the frames have, counted in their annotations."""
+    lengths = {Places.ROWS: len(frames), Places.BOXES: sum(len(f.boxes) for f in frames)}
+    kinds = {spec.places for spec in fingerprint.arrays}
+    for places in CELL_PLACES:
+        if places in kinds:
+            own = (fingerprint.grid, fingerprint.masks)
+            lengths[places] = sum(len(_cells(frame, places, *own)) for frame in frames)
+    return lengths
+
+
+def _cells(
+    frame: Frame, places: Places, grid: BEVGrid, masks: Sequence[CellMask]
+) -> Int64[Tensor, " k"]:
+    own = grid if places is Places.CELLS else grid.coarser
+    return foreground_cells(frame.boxes, own, masks, frame.token)
 
 
 def dump(
@@ -120,54 +138,111 @@ def dump_part(
 ) -> None:
     """Run the teacher on the frames of one part, and commit it."""
     values: list[RowValues] = []
+    fingerprint = writer.fingerprint
     for start in range(0, len(frames), batch_size):
         batch = frames[start : start + batch_size]
-        values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
+        values += list(teacher_rows(teacher, batch, fingerprint.arrays, fingerprint.masks))
         on_rows(len(batch))
     writer.write_part(part, values)
 
 
 def teacher_rows(
-    teacher: Teacher, frames: Sequence[Frame], arrays: Sequence[ArraySpec]
+    teacher: Teacher,
+    frames: Sequence[Frame],
+    arrays: Sequence[ArraySpec],
+    masks: Sequence[CellMask],
 ) -> Iterator[RowValues]:
-    """Run the teacher on a batch and read its output at the planned places."""
+    """Run the teacher on a batch and read its output at the planned places.
+
+    Args:
+        teacher: Frozen.
+        frames: The batch.
+        arrays: What to read.
+        masks: Which cells, for arrays at cells.
+    """
+    boxes = BoxBatch.pad([frame.boxes for frame in frames])
     with torch.inference_mode():
-        output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
-    grid = teacher.info.shapes.grid
+        output = teacher(frames, boxes)
+    shapes = teacher.info.shapes
     for b, frame in enumerate(frames):
-        cells = foreground_cells(frame.boxes, grid)
-        boxes = _box_arrays(output, b, len(frame.boxes))
-        values: dict[str, npt.NDArray[Any]] = {}
-        for spec in arrays:
-            if spec.name == CELL_INDEX:
-                values[spec.name] = cells.numpy().astype(np.int32)
-            elif spec.name in boxes:
-                values[spec.name] = boxes[spec.name]
-            elif spec.places is Places.BOXES:
-                own = grid.cell_index(frame.boxes.values[:, :2])
-                code = encode_boxes_at(output.boxes[b, : len(own)].cpu().float(), own, grid)
-                values[spec.name] = code.numpy()
-            else:
-                map_ = _map(output, Target(spec.name), grid)[b].float().cpu()
-                at_cells = spec.places is Places.CELLS
-                values[spec.name] = (map_.flatten(1)[:, cells].T if at_cells else map_).numpy()
+        reading = _Reading(output, shapes, frame, b)
+        ready = _box_arrays(output, b, len(frame.boxes))
+        for places in CELL_PLACES:
+            if any(spec.places is places for spec in arrays):
+                cells = _cells(frame, places, shapes.grid, masks)
+                reading.cells[places] = cells
+                ready[places.index_array] = cells.numpy().astype(np.int32)
+        values = {
+            spec.name: ready[spec.name] if spec.name in ready else reading.array(spec)
+            for spec in arrays
+        }
         yield RowValues(token=frame.token, gt=frame.boxes, arrays=values)
 
 
-def _map(output: TeacherOutput, target: Target, grid: BEVGrid) -> Tensor:
-    """One of the teacher's maps, held against its own grid: cells are read by their index."""
-    if target not in output.maps:
-        raise TeacherError(
-            f"the teacher gives no map {target!s}, which a method reads; it gives "
-            f"{sorted(output.maps)}: add it to TeacherOutput.maps, or dump for other --methods"
-        )
-    found = output.maps[target]
-    if found.shape[2:] != grid.shape:
-        raise TeacherError(
-            f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, its "
-            f"info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
-        )
-    return found
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One frame of a teacher's output, read at the places of an array."""
+
+    output: TeacherOutput
+    shapes: TeacherShapes
+    frame: Frame
+    b: int
+    cells: dict[Places, Int64[Tensor, " k"]] = field(default_factory=dict)
+
+    def array(self, spec: ArraySpec) -> npt.NDArray[Any]:
+        """The array's values, places first.
+
+        Raises:
+            TeacherError: The teacher does not give it.
+        """
+        if spec.places in (Places.ANCHORS, Places.DETECTIONS):
+            return self._listed(spec.name)
+        target = Target(spec.name.split("/")[-1])
+        if spec.places is Places.BOXES and target is Target.BOX_CODE:
+            return self._box_code().numpy()
+        if target is Target.RELATION:
+            return relation(self._at_points(Target.BEV_HIGH)).numpy()
+        if spec.places is Places.POINTS:
+            return self._at_points(target).numpy()
+        map_ = self._map(target)
+        if spec.places in CELL_PLACES:
+            return map_.flatten(1)[:, self.cells[spec.places]].T.contiguous().numpy()
+        return map_.numpy()
+
+    def _map(self, target: Target) -> Float[Tensor, "c h w"]:
+        """One of the teacher's maps, held against its own grid: cells are read by their index."""
+        if target not in self.output.maps:
+            raise TeacherError(
+                f"the teacher gives no map {target!s}, which a method reads; it gives "
+                f"{sorted(self.output.maps)}: add it to TeacherOutput.maps, or dump for other "
+                "--methods"
+            )
+        found, grid = self.output.maps[target], self.shapes.grid_of(target)
+        if found.shape[2:] != grid.shape:
+            raise TeacherError(
+                f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, "
+                f"its info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
+            )
+        return found[self.b].float().cpu()
+
+    def _at_points(self, target: Target) -> Float[Tensor, "m 9 c"]:
+        map_, boxes = self._map(target), self.frame.boxes.values
+        return at_box_points(map_[None], boxes[None], self.shapes.grid_of(target))[0]
+
+    def _box_code(self) -> Float[Tensor, "m code"]:
+        """Codes of the teacher's boxes, relative to the cells of the true ones."""
+        own = self.shapes.grid.cell_index(self.frame.boxes.values[:, :2])
+        boxes = self.output.boxes[self.b, : len(own)].cpu().float()
+        return encode_boxes_at(boxes, own, self.shapes.grid)
+
+    def _listed(self, name: str) -> npt.NDArray[Any]:
+        if name not in self.output.lists:
+            raise TeacherError(
+                f"the teacher gives no {name}, which a method reads; it gives "
+                f"{sorted(self.output.lists)}: add it to TeacherOutput.lists, or dump for other "
+                "--methods"
+            )
+        return self.output.lists[name][self.b].cpu().numpy()
 
 
 def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:

@@ -7,7 +7,7 @@ to the cache as it comes: ego frame, metres, radians, logits before any sigmoid.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -55,6 +55,8 @@ class TeacherOutput:
         scores: Its probability of that ground-truth box's class.
         labels: Its most probable class there.
         answered: False where it has no box, and on padding.
+        lists: What it says at positive anchors and of its own detections: by array name
+            (``anchors/box``, ``detections/score``), each frame's values.
     """
 
     maps: Mapping[Target, Float[Tensor, "b _ h w"]]
@@ -62,6 +64,7 @@ class TeacherOutput:
     scores: Float[Tensor, "b m"]
     labels: Tensor
     answered: Bool[Tensor, "b m"]
+    lists: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from frames.boxes import BoxBatch
+from frames.cell_masks import foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.heatmap import foreground_cells, on_grid
+from frames.heatmap import on_grid
 from frames.loading import load_points
 from frames.nuscenes import read_frames
 from runs.checkpoint import load_checkpoint
@@ -127,8 +128,8 @@ def check_store(store: Path, frame: Frame) -> None:
     assert row.gt.labels.equal(frame.boxes.labels)
     cells = foreground_cells(frame.boxes, GRID)
     assert row.arrays["cells/index"].tolist() == cells.tolist()
-    assert row.arrays["bev_high"].shape == (len(cells), 512)
-    assert row.arrays["heatmap_logit"].shape == (len(cells), 10)
+    assert row.arrays["cells/bev_high"].shape == (len(cells), 512)
+    assert row.arrays["cells/heatmap_logit"].shape == (len(cells), 10)
     inside = on_grid(BoxBatch.pad([frame.boxes]), GRID)[0]
     assert ((torch.from_numpy(row.arrays["boxes/label"]) >= 0) == inside).all()
     for part in ("centre", "size", "yaw", "velocity", "score"):

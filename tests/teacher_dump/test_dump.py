@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import foreground_cells
 from frames.frame import Frame
-from frames.heatmap import foreground_cells
+from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
 from nets.center_head import CenterMaps
 from runs.checkpoint import load_checkpoint
@@ -61,7 +62,7 @@ def test_boxes_are_what_the_head_says_at_each_true_centre(
     teacher: CenterPointTeacher, frames: list[Frame]
 ):
     arrays = plan_arrays([BOXES], Coverage.FOREGROUND, teacher.info.shapes)
-    rows = list(teacher_rows(teacher, frames, arrays))
+    rows = list(teacher_rows(teacher, frames, arrays, [CENTER_HEAD]))
     checked = 0
     for frame, row in zip(frames, rows, strict=True):
         maps = maps_of(teacher, frame)
@@ -87,14 +88,14 @@ def test_boxes_are_what_the_head_says_at_each_true_centre(
 
 def test_cells_and_maps_are_the_teachers_own(teacher: CenterPointTeacher, frames: list[Frame]):
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    (row,) = teacher_rows(teacher, frames[1:2], arrays)
+    (row,) = teacher_rows(teacher, frames[1:2], arrays, [CENTER_HEAD])
     with torch.inference_mode():
         maps = teacher.network([load_points(frames[1])])
     cells = row.arrays["cells/index"].tolist()
     assert cells == foreground_cells(frames[1].boxes, teacher.config.grid).tolist()
     for k, cell in enumerate(cells):
         expected = maps.bev_low[0, :, cell // 16, cell % 16].tolist()
-        assert row.arrays["bev_low"][k].tolist() == pytest.approx(expected, abs=1e-5)
+        assert row.arrays["cells/bev_low"][k].tolist() == pytest.approx(expected, abs=1e-5)
     logit = torch.from_numpy(row.arrays["heatmap_logit"])
     assert torch.allclose(logit, maps.head.heatmap_logit[0], atol=1e-5)
 
@@ -107,7 +108,7 @@ def test_ground_truth_off_the_grid_has_no_teacher_box(
     odd = replace(frames[0], boxes=Boxes3D(values, frames[0].boxes.labels[:3]))
     bare = replace(frames[0], boxes=Boxes3D.empty())
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    row, empty = teacher_rows(teacher, [odd, bare], arrays)
+    row, empty = teacher_rows(teacher, [odd, bare], arrays, [CENTER_HEAD])
     labels = row.arrays["boxes/label"].tolist()
     assert labels[0] >= 0
     assert labels[1:] == [-1, -1]
@@ -117,14 +118,14 @@ def test_ground_truth_off_the_grid_has_no_teacher_box(
     # Five by five cells about the one box on the grid.
     assert len(row.arrays["cells/index"]) == 25
     assert empty.arrays["boxes/centre"].shape == (0, 3)
-    assert empty.arrays["bev_low"].shape == (0, 8)
+    assert empty.arrays["cells/bev_low"].shape == (0, 8)
 
 
 def test_frames_do_not_influence_each_other(teacher: CenterPointTeacher, frames: list[Frame]):
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    together = list(teacher_rows(teacher, frames, arrays))
+    together = list(teacher_rows(teacher, frames, arrays, [CENTER_HEAD]))
     for frame, row in zip(frames, together, strict=True):
-        (alone,) = teacher_rows(teacher, [frame], arrays)
+        (alone,) = teacher_rows(teacher, [frame], arrays, [CENTER_HEAD])
         for name, values in row.arrays.items():
             assert alone.arrays[name] == pytest.approx(values, abs=1e-4), name
 
