@@ -104,6 +104,9 @@ def test_an_array_that_both_have_is_stored_once(tmp_path: Path):
     assert names == ["bev_low", "cells/index", "heatmap_logit"]
     weights = [sum(map(len, contents(place).values())) for place in (first, second)]
     assert max(weights) < planned.size < sum(weights)
+    planned.write(tmp_path / "merged")
+    found = sum(map(len, contents(tmp_path / "merged").values()))
+    assert abs(found - planned.size) < 0.02 * planned.size
 
 
 def packed(made_for: Fingerprint) -> Fingerprint:
