@@ -28,16 +28,16 @@ from torch import Tensor
 from commands.progress import console, progress_bar
 from frames.boxes import BoxBatch
 from frames.frame import Frame
-from frames.heatmap import center_heatmap
+from frames.heatmap import CENTER_HEAD, center_heatmap
 from frames.nuscenes import read_frames
 from runs.config import load_config
 from store.encoding import ChannelAxis, Encoding, FloatArray, decode, encode, largest_error
 from store.plan import plan_arrays
-from store.schema import CELL_INDEX, Coverage, Need, Places, Target
+from store.schema import Coverage, Need, Places, Target
 from student_train.methods.imitation import feature_loss, heatmap_loss
 from teacher_dump.config import TeacherRun
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher
+from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import centerpoint
 
 TARGETS = (Target.BEV_LOW, Target.BEV_HIGH, Target.HEATMAP_LOGIT)
@@ -116,16 +116,16 @@ def read_features(teacher: Teacher, frames: Sequence[Frame]) -> Iterator[Feature
     rows, weights = [], []
     with progress_bar("run the teacher", len(frames)) as advance:
         for frame in frames:
-            rows += [row.arrays for row in teacher_rows(teacher, [frame], arrays)]
+            rows += [row.arrays for row in teacher_rows(teacher, [frame], arrays, [CENTER_HEAD])]
             heatmap = center_heatmap(BoxBatch.pad([frame.boxes]), shapes.grid, shapes.classes)
-            cells = torch.from_numpy(rows[-1][CELL_INDEX]).long()
+            cells = torch.from_numpy(rows[-1][Places.CELLS.index_array]).long()
             weights.append(heatmap[0].amax(0).flatten()[cells])
             advance(1)
     everywhere = [torch.ones(shapes.grid.num_cells)] * len(rows)
     for target in TARGETS:
         maps = [row[target] for row in rows]
         at_cells = [
-            np.ascontiguousarray(map_.reshape(len(map_), -1)[:, row[CELL_INDEX]].T)
+            np.ascontiguousarray(map_.reshape(len(map_), -1)[:, row[Places.CELLS.index_array]].T)
             for map_, row in zip(maps, rows, strict=True)
         ]
         yield Features(f"{target}, maps", maps, everywhere, 0)

@@ -23,7 +23,7 @@ def plan_table(sizes: Sequence[EstimateRow]) -> Table:
     table = Table(title="planned arrays (before compression)")
     for column in ("array", "shape", "dtype"):
         table.add_column(column)
-    table.add_column("bytes / frame", justify="right")
+    table.add_column("bytes / row", justify="right")
     table.add_column("total", justify="right")
     for row in sizes:
         table.add_row(
@@ -89,3 +89,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """90 -> "1.5 min"."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

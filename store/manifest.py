@@ -29,7 +29,7 @@ class Counts(BaseModel):
     """How much a store holds; with the fingerprint it decides every array's shape.
 
     Attributes:
-        rows: Frames.
+        rows: Views of all frames.
         places: Of all rows, by kind: true boxes, foreground cells.
         token_width: Bytes of the longest token.
         scene_width: Bytes of the longest scene name.

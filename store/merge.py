@@ -74,17 +74,18 @@ class Merge:
         pending = writer.pending_parts
         on_rows(len(self.rows) - sum(map(len, pending)))
         for part in pending:
-            writer.write_stored(part, [self._stored(self.rows[row].token) for row in part])
+            writer.write_stored(part, [self._stored(self.rows[row]) for row in part])
             on_rows(len(part))
         return writer.finalise()
 
-    def _stored(self, token: str) -> list[npt.NDArray[Any]]:
+    def _stored(self, row: RowIdentity) -> list[npt.NDArray[Any]]:
         """A row's arrays as its sources store them, bit for bit, in the new store's order."""
         arrays: dict[str, npt.NDArray[Any]] = {}
         for cache in self.caches:
-            for name, values in cache.stored(token).items() if token in cache else ():
+            known = cache.stored(row.token, row.view) if row.token in cache else {}
+            for name, values in known.items():
                 if name in arrays and arrays[name].tobytes() != values.tobytes():
-                    raise _refusal(self.caches, [unequal(cache, name, [token])])
+                    raise _refusal(self.caches, [unequal(cache, name, [row.token])])
                 arrays[name] = values
         return [arrays[spec.name] for spec in self.fingerprint.stored]
 

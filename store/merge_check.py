@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,10 @@ def unequal(cache: Cache, array: str, tokens: Sequence[str]) -> str:
 
 def _digest_faults(caches: Sequence[Cache]) -> Iterator[str]:
     different: defaultdict[tuple[Cache, str], list[str]] = defaultdict(list)
-    for token in caches[0].tokens:
+    for token, view in product(caches[0].tokens, range(caches[0].views)):
         known: dict[str, int] = {}
         for cache in caches:
-            digests = cache.digests(token)
+            digests = cache.digests(token, view)
             for name in digests.keys() & known.keys():
                 if digests[name] != known[name]:
                     different[cache, name].append(token)

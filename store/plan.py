@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from frames.box_points import NUM_POINTS
 from frames.cell_masks import CellMask
@@ -18,7 +19,6 @@ from store.schema import (
     DTypeName,
     FeatureDType,
     Need,
-    PackedEncoding,
     Places,
     Target,
 )
@@ -112,14 +112,14 @@ def plan_arrays(
     needs: Iterable[Need],
     coverage: Coverage,
     shapes: TeacherShapes,
-    encoding: PackedEncoding | None = None,
+    encoding: Encoding | None = None,
 ) -> tuple[ArraySpec, ...]:
     """The arrays that serve all needs, ordered by target.
 
     A target has an array for each kind of places it is read at, unless it is needed as a whole
     map, which holds all of them. Dense coverage turns values at cells and points into whole maps.
-    The cell index is stored wherever anyone reads cells. ``encoding`` packs features; logits, codes
-    and boxes stay as their methods want them.
+    The cell index is stored wherever anyone reads cells. ``encoding`` is that of features;
+    logits, codes and boxes stay as their methods want them.
 
     Raises:
         PlanError: A target was asked for where it does not exist, or the teacher has none.
@@ -146,12 +146,12 @@ def plan_arrays(
     return tuple(specs)
 
 
-def _packed(spec: ArraySpec, encoding: PackedEncoding) -> list[ArraySpec]:
+def _packed(spec: ArraySpec, encoding: Encoding) -> list[ArraySpec]:
     if spec.name.split("/")[-1] not in FEATURES:
         return [spec]
     changes = {
         "dtype": encoding.payload_dtype,
-        "encoding": encoding,
+        "encoding": None if encoding in get_args(FeatureDType) else encoding,
         "max_error": encoding.max_error,
     }
     packed = spec.model_copy(update=changes)

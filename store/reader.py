@@ -1,4 +1,4 @@
-"""The reader of a store: rows by token, nothing damaged or missing passed on."""
+"""The reader of a store: rows by token and view, nothing damaged or missing passed on."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Cache:
     Attributes:
         name: Where the store is: a folder or a URL.
         fingerprint: For what it was made.
-        tokens: Of its rows, in order.
+        tokens: Of its frames, in order.
+        views: Rows of each frame; 1 where the teacher saw the frames as they are.
         manifest_hash: The sealed store's identity; "" for an unfinished one.
     """
 
@@ -50,6 +51,7 @@ class Cache:
         self.name = source.name
         self.fingerprint = fingerprint
         self.tokens = tuple(rows.row_of)
+        self.views = fingerprint.views
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
@@ -62,48 +64,60 @@ class Cache:
         return token in self._rows.row_of
 
     def __getitem__(self, token: str) -> CachedRow:
-        """The row of a frame; every array is held against its digest.
+        """View 0 of a frame; see :meth:`row`."""
+        return self.row(token)
+
+    def row(self, token: str, view: int = 0) -> CachedRow:
+        """The row of a view of a frame; every array is held against its digest.
 
         Raises:
-            UnknownTokenError: The cache has no such frame.
+            UnknownTokenError: The cache has no such frame or view.
             DamagedRowError: An array of the row is missing or altered.
             RemoteError: The store is behind a URL that does not answer.
         """
-        arrays = decoded_row(self.stored(token), self.fingerprint)
+        row = self._row(token, view)
+        arrays = decoded_row(self.stored(token, view), self.fingerprint)
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
         )
-        return CachedRow(token=token, gt=gt, arrays=arrays)
+        augment = self._rows.augment(row)
+        return CachedRow(token=token, view=view, augment=augment, gt=gt, arrays=arrays)
 
     def identities(self) -> list[RowIdentity]:
         """Who the rows are, in order."""
         return self._rows.identities()
 
-    def digests(self, token: str) -> dict[str, int]:
+    def digests(self, token: str, view: int = 0) -> dict[str, int]:
         """crc32 of the stored bytes of a row's arrays, by name; read from the index alone.
 
         Raises:
-            UnknownTokenError: The cache has no such frame.
+            UnknownTokenError: The cache has no such frame or view.
         """
         names = (spec.name for spec in self.fingerprint.stored)
-        return dict(zip(names, self._rows.digests(self._row(token)).tolist(), strict=True))
+        return dict(zip(names, self._rows.digests(self._row(token, view)).tolist(), strict=True))
 
-    def stored(self, token: str) -> dict[str, npt.NDArray[Any]]:
-        """A row's arrays in their stored form, by name; raises as ``cache[token]``."""
-        row = self._row(token)
+    def stored(self, token: str, view: int = 0) -> dict[str, npt.NDArray[Any]]:
+        """A row's arrays in their stored form, by name; raises as :meth:`row`."""
+        row = self._row(token, view)
+        name = token if self.views == 1 else f"{token} view {view}"
         return {
-            spec.name: self._values(spec, token, row, column)
+            spec.name: self._values(spec, name, row, column)
             for column, spec in enumerate(self.fingerprint.stored)
         }
 
-    def _row(self, token: str) -> int:
+    def _row(self, token: str, view: int) -> int:
         if token not in self:
             raise UnknownTokenError(
                 f"cache {self.name} has no row {token!r} among its {len(self)}; "
                 "was it dumped from the same data set and split?"
             )
-        return self._rows.row_of[token]
+        if not 0 <= view < self.views:
+            raise UnknownTokenError(
+                f"cache {self.name} has no view {view} of {token!r}: each frame has {self.views}, "
+                "numbered from 0"
+            )
+        return self._rows.row_of[token] + view
 
     def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         try:
@@ -124,7 +138,7 @@ class Cache:
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
-        layout = map_layout(spec, len(self))
+        layout = map_layout(spec, len(self) * self.views)
         self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
         try:
             return self._maps.read(spec.name, row)

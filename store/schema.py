@@ -1,11 +1,13 @@
 """What a cache holds and for what it was made: the fingerprint both stages agree on."""
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -13,10 +15,10 @@ from pydantic import (
     JsonValue,
     PositiveInt,
     StringConstraints,
-    model_serializer,
     model_validator,
 )
 
+from frames.augment import BevAugment, BevAugmentConfig
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
@@ -30,6 +32,8 @@ FORMAT_VERSION: Literal[1] = 1
 MAX_VALUE_BYTES = 1 << 30
 # The nine points of a box have a vector each.
 MAX_VALUE_AXES = 2
+# Three hundred epochs, each with an augmentation of its own, are more than anyone trains.
+MAX_VIEWS = 1024
 
 ITEM_BYTES = {
     "float16": 2,
@@ -183,6 +187,15 @@ class ArraySpec(_Frozen):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     @property
+    def target(self) -> Target:
+        """What of the teacher it holds, where it is a target's only array at its places.
+
+        Raises:
+            ValueError: It is a part of a target, such as ``boxes/yaw``.
+        """
+        return Target(self.name.split("/")[-1])
+
+    @property
     def channel_axis(self) -> ChannelAxis:
         """Axis of the channels in a row's values."""
         return 0 if self.places is Places.MAP else -1
@@ -226,7 +239,7 @@ class DatasetIdentity(_Frozen):
         name: For example ``nuscenes``.
         version: For example ``v1.0-mini``.
         split: For example ``mini_train``.
-        token_hash: ``rows.token_hash`` of the ordered frame tokens.
+        token_hash: ``rows.token_hash`` of the frame tokens, in order, each once.
         ground_truth_filter: What decided which annotations count.
     """
 
@@ -235,6 +248,35 @@ class DatasetIdentity(_Frozen):
     split: str
     token_hash: Sha256
     ground_truth_filter: dict[str, JsonValue]
+
+
+class DrawnViews(_Frozen):
+    """The teacher saw each frame on several drawn BEV augmentations.
+
+    Attributes:
+        views: So many; each is a row.
+        ranges: What they are drawn from.
+        seed: Of the draws.
+    """
+
+    views: int = Field(ge=2, le=MAX_VIEWS)
+    ranges: BevAugmentConfig
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _not_all_the_same(self) -> "DrawnViews":
+        if self.ranges == BevAugmentConfig():
+            raise ValueError("bev_augment is off: all views of a frame would be the same")
+        return self
+
+    def draw(self, token: str, view: int) -> BevAugment:
+        """The augmentation of one view of a frame; depends on nothing but these and the seed."""
+        name = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8])
+        return self.ranges.draw(np.random.default_rng([self.seed, name, view]))
+
+
+# Canonical: one view of each frame, as it is.
+Augmentation = Literal["canonical"] | DrawnViews
 
 
 class Fingerprint(_Frozen):
@@ -247,7 +289,7 @@ class Fingerprint(_Frozen):
         grid: Of every map and cell index.
         classes: Names, in the order of labels and heat map channels.
         coverage: Whole maps or places.
-        augmentation: ``canonical``: the teacher saw the frames as they are.
+        augmentation: On which views of the frames the teacher spoke.
         masks: Values at cells are those of their union.
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
@@ -260,21 +302,11 @@ class Fingerprint(_Frozen):
     grid: BEVGrid
     classes: tuple[str, ...] = Field(min_length=1)
     coverage: Coverage
-    augmentation: Literal["canonical"] = "canonical"
+    augmentation: Augmentation = "canonical"
     masks: tuple[CellMask, ...] = ()
     arrays: tuple[ArraySpec, ...]
     code_revision: str
     sources: tuple[Sha256, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _dumped_stores_name_no_sources(
-        self, serialise: Callable[["Fingerprint"], dict[str, Any]]
-    ) -> dict[str, Any]:
-        # Without them its bytes, and so its manifest's hash, are those of before there were any.
-        document = serialise(self)
-        if not self.sources:
-            document.pop("sources", None)
-        return document
 
     @model_validator(mode="after")
     def _arrays_fit_together(self) -> "Fingerprint":
@@ -293,6 +325,11 @@ class Fingerprint(_Frozen):
             if any(s.places is places for s in self.arrays) and places.index_array not in names:
                 raise ValueError(f"values at {places} need the array {places.index_array!r}")
         return self
+
+    @property
+    def views(self) -> int:
+        """Rows of each frame."""
+        return 1 if self.augmentation == "canonical" else self.augmentation.views
 
     @property
     def stored(self) -> tuple[ArraySpec, ...]:

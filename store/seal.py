@@ -85,11 +85,10 @@ def _fixed_arrays(
     plan: Plan, counts: dict[Places, npt.NDArray[np.int64]], digests: npt.NDArray[np.uint32]
 ) -> dict[str, npt.NDArray[Any]]:
     rows = plan.rows
-    identity = np.eye(2, 3, dtype=np.float32)
     arrays: dict[str, npt.NDArray[Any]] = {
         "rows/token": packed_names([row.token for row in rows]),
-        "rows/view": np.zeros(len(rows), np.int32),
-        "rows/bev_augment": np.tile(identity, (len(rows), 1, 1)),
+        "rows/view": np.array([row.view for row in rows], np.int32),
+        "rows/bev_augment": np.stack([row.bev_augment for row in rows]),
         "rows/scene": packed_names([row.scene for row in rows]),
         "rows/timestamp_us": np.array([row.timestamp_us for row in rows], np.int64),
         "rows/prev": np.array([row.prev for row in rows], np.int64),

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from frames.augment import BevAugment
 from store.errors import DamagedRowError, DamagedStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
@@ -23,7 +25,7 @@ class SealedRows:
     a machine share one copy. Pickling drops the mappings.
 
     Attributes:
-        row_of: Row of each token, in row order.
+        row_of: Row of each token's view 0, in row order.
     """
 
     def __init__(self, source: Source, manifest: Manifest) -> None:
@@ -36,8 +38,12 @@ class SealedRows:
         check_metadata(source.root, manifest.layouts)
         for key in fixed:
             check_file(source.root / key, manifest.files[key])
-        tokens = unpacked_names(self._fixed("rows/token"))
-        self.row_of = {token: row for row, token in enumerate(tokens)}
+        self._views = manifest.fingerprint.views
+        self._tokens = unpacked_names(self._fixed("rows/token"))
+        self.row_of = {
+            token: row for row, token in enumerate(self._tokens) if row % self._views == 0
+        }
+        self._augments = self._fixed("rows/bev_augment")
         self._digests = self._fixed("index/digest")
         self._offsets = {
             places: self._fixed(offsets_key(places))
@@ -55,18 +61,24 @@ class SealedRows:
 
     def identities(self) -> list[RowIdentity]:
         """Who the rows are, in order."""
-        columns = [
-            [*self.row_of],
-            unpacked_names(self._fixed("rows/scene")),
-            self._fixed("rows/timestamp_us").tolist(),
-            self._fixed("rows/global_from_ego"),
-            self._fixed("rows/prev").tolist(),
-            self._fixed("rows/next").tolist(),
-        ]
-        names = ("token", "scene", "timestamp_us", "global_from_ego", "prev", "next")
+        columns = {
+            "token": self._tokens,
+            "scene": unpacked_names(self._fixed("rows/scene")),
+            "timestamp_us": self._fixed("rows/timestamp_us").tolist(),
+            "global_from_ego": self._fixed("rows/global_from_ego"),
+            "prev": self._fixed("rows/prev").tolist(),
+            "next": self._fixed("rows/next").tolist(),
+            "view": self._fixed("rows/view").tolist(),
+            "bev_augment": self._augments,
+        }
         return [
-            RowIdentity(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)
+            RowIdentity(**dict(zip(columns, row, strict=True)))
+            for row in zip(*columns.values(), strict=True)
         ]
+
+    def augment(self, row: int) -> BevAugment:
+        """How the teacher saw the row's frame."""
+        return BevAugment(torch.from_numpy(self._augments[row].copy()))
 
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array, not yet held against their digest.
@@ -91,7 +103,7 @@ class SealedRows:
         """
         for column, spec in enumerate(self._manifest.fingerprint.stored):
             if spec.name in self._layouts:
-                for token, row in self.row_of.items():
+                for row, token in enumerate(self._tokens):
                     if digest(self.values(spec, row)) != self._digests[row, column]:
                         raise DamagedRowError(
                             token, spec.name, "its bytes do not have their digest"
@@ -119,7 +131,20 @@ class SealedRows:
             offsets[0] == 0 and offsets[-1] == ends[places] and (np.diff(offsets) >= 0).all()
             for places, offsets in self._offsets.items()
         )
-        if len(self.row_of) != counts.rows or not in_order or not self._fixed("index/state").all():
+        if not (in_order and self._views_in_order() and self._fixed("index/state").all()):
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
+
+    def _views_in_order(self) -> bool:
+        """Whether each frame's views lie side by side, and a canonical store has but one."""
+        rows, views = self._manifest.counts.rows, self._views
+        repeated = [token for token in self.row_of for _ in range(views)]
+        numbers = self._fixed("rows/view")
+        drawn = self._manifest.fingerprint.augmentation != "canonical"
+        matrices = np.isfinite(self._augments) if drawn else self._augments == np.eye(2, 3)
+        return (
+            repeated == list(self._tokens)
+            and bool((numbers == np.arange(rows) % views).all())
+            and bool(matrices.all())
+        )

@@ -48,7 +48,7 @@ def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
         for spec in manifest.fingerprint.stored
     }
     done = -(-counts.rows // ROWS_PER_PART)
-    return _document(name, manifest.fingerprint, weights, measured=counts.rows) | {
+    return _document(name, manifest.fingerprint, weights, rows=counts.rows) | {
         "rows": counts.rows,
         "parts": (done, done),
         "bytes": manifest.size,
@@ -71,7 +71,7 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
             else:
                 raw = kept = record.values[spec.name].nbytes
             weights[spec.name] = (weights[spec.name][0] + raw, weights[spec.name][1] + kept)
-    return _document(str(path), plan.fingerprint, weights, measured=max(rows, 1)) | {
+    return _document(str(path), plan.fingerprint, weights, rows=max(rows, 1)) | {
         "rows": len(plan.rows),
         "parts": (done, len(plan.parts)),
         "bytes": sum(kept for _, kept in weights.values()),
@@ -81,8 +81,9 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _document(
-    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
+    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, rows: int
 ) -> dict[str, Any]:
+    frames = rows / fingerprint.views
     return {
         "name": name.rstrip("/").rsplit("/", 1)[-1],
         "location": name,
@@ -93,9 +94,10 @@ def _document(
                 "places": str(spec.places),
                 "shape": spec.shape,
                 "dtype": spec.dtype,
+                "encoding": spec.encoding,
                 "max_error": spec.max_error,
-                "raw_bytes_per_frame": weights[spec.name][0] / measured,
-                "stored_bytes_per_frame": weights[spec.name][1] / measured,
+                "raw_bytes_per_frame": weights[spec.name][0] / frames,
+                "stored_bytes_per_frame": weights[spec.name][1] / frames,
             }
             for spec in fingerprint.stored
         ],

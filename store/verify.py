@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from store.catalogue import resolve
@@ -97,8 +98,8 @@ def _rows_of(key: str, manifest: Manifest) -> str:
 
 def _damaged_rows(path: Path) -> Iterator[str]:
     cache = open_cache(path)
-    for token in cache.tokens:
+    for token, view in product(cache.tokens, range(cache.views)):
         try:
-            cache[token]
+            cache.row(token, view)
         except CacheError as error:
             yield str(error)

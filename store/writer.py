@@ -87,8 +87,9 @@ class StoreWriter:
             FingerprintError: The unfinished store was made for something else.
             StoreWriteError: The folder cannot be written.
         """
-        check_identities(rows)
-        if token_hash(row.token for row in rows) != fingerprint.dataset.token_hash:
+        check_identities(rows, fingerprint.views)
+        tokens = [row.token for row in rows if row.view == 0]
+        if token_hash(tokens) != fingerprint.dataset.token_hash:
             raise RowValueError("the rows' tokens do not have the fingerprint's dataset.token_hash")
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
         _check_destination(path, plan, resume=resume)
@@ -130,6 +131,11 @@ class StoreWriter:
     def fingerprint(self) -> Fingerprint:
         """What the store is made for."""
         return self._plan.fingerprint
+
+    @property
+    def rows(self) -> tuple[RowIdentity, ...]:
+        """Who the rows are, in order."""
+        return self._plan.rows
 
     @property
     def pending_parts(self) -> list[range]:
@@ -254,16 +260,16 @@ class StoreWriter:
         rows = SealedRows(source, manifest)
         rows.check_rows()
         cache = Cache(source, manifest.fingerprint, rows, "")
-        for done, token in enumerate(cache.tokens):
-            self._verify(cache, token, self.parts[done // ROWS_PER_PART])
+        for done, row in enumerate(self.rows):
+            self._verify(cache, row, self.parts[done // ROWS_PER_PART])
             if on_progress is not None:
-                on_progress(done + 1, len(cache))
+                on_progress(done + 1, len(self.rows))
         publish(self.path / MANIFEST, manifest.encode())
         _remove_scaffold(self.path)
 
-    def _verify(self, cache: Cache, token: str, part: range) -> None:
+    def _verify(self, cache: Cache, row: RowIdentity, part: range) -> None:
         try:
-            cache[token]
+            cache.row(row.token, row.view)
         except DamagedRowError as error:
             record_path(self.path, part).unlink()
             raise DamagedStoreError(
@@ -324,7 +330,9 @@ def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:
     found = Plan.load(path)
     mismatches = found.fingerprint.mismatches(plan.fingerprint)
     if found.encode() != plan.encode() and not mismatches:
-        mismatches = ["rows: found other scenes, times, poses or neighbours of the same tokens"]
+        mismatches = [
+            "rows: found other scenes, times, poses, neighbours or views of the same tokens"
+        ]
     if mismatches:
         raise FingerprintError(
             path, mismatches, "Resume with the same data, teacher and configuration, or dump anew."

@@ -1,8 +1,9 @@
 """From cached rows to the teacher targets of a batch, carried into the student's frame.
 
-Cached targets are canonical: the teacher saw unaugmented frames. Boxes move by the transform,
-cells move as points, so flips, turns and scales of the BEV frame need no warped maps: the student's
-own map is read where the teacher's cell has gone.
+Canonical targets are those of unaugmented frames. Boxes move by the transform, cells move as
+points, so flips, turns and scales of the BEV frame need no warped maps: the student's own map is
+read where the teacher's cell has gone. Targets of stored views are in their student's frame already
+(carried by the identity, they stay as they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -40,7 +41,7 @@ class FrameTargets:
 def frame_targets(
     row: CachedRow, needs: Collection[Need], grid: BEVGrid, augment: BevAugment
 ) -> FrameTargets:
-    """What the needs read of one cached row, in the augmented frame."""
+    """What the needs read of one cached row, carried by the augmentation from the row's frame."""
     found: dict[str, Tensor] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)

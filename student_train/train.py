@@ -15,7 +15,7 @@ from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
-from store.match import require_match
+from store.match import require_match, require_views
 from store.reader import Cache
 from store.schema import Need, Places, Target
 from student_train.balance import GradientBalance
@@ -143,6 +143,7 @@ def train_student(
             tokens=[frame.token for frame in frames],
             needs=needs,
         )
+        require_views(cache, run.bev_augment)
     claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)

@@ -2,7 +2,7 @@
 
 The factory is called as ``factory(checkpoint, device)`` with the path given by ``--checkpoint`` (or
 None) and a torch device; it returns an object that fulfils :class:`Teacher`. Its output is written
-to the cache as it comes: ego frame, metres, radians, logits before any sigmoid.
+to the cache as it comes: metres, radians, logits before any sigmoid, in the frame it was shown.
 """
 
 import importlib
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detections import Detections
 from frames.frame import Frame
@@ -73,8 +74,18 @@ class Teacher(Protocol):
 
     info: TeacherInfo
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
-        """Run on frames, unaugmented; ``boxes`` are their ground truth."""
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
+        """Run on frames, each in its augmented BEV frame.
+
+        Args:
+            frames: As the data set has them; a frame may come several times.
+            boxes: Their ground truth, augmented already.
+            augments: One a frame, to be applied to what the teacher reads: ``augment.points`` to
+                points, ``augment.matrix4`` to the geometry of cameras. The identity unless the
+                dump stores several views.
+        """
         ...
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.cell_masks import foreground_cells
 from frames.frame import Frame
@@ -95,7 +96,7 @@ def test_the_main_job_on_a_real_frame(tmp_path: Path):
 def check_teacher_looks_where_points_are(checkpoint: Path, frame: Frame) -> None:
     """The sparse encoder's map is zero but near points: a turned or mirrored grid would not be."""
     detector = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
-    output = detector([frame], BoxBatch.pad([frame.boxes]))
+    output = detector([frame], BoxBatch.pad([frame.boxes]), [BevAugment.identity()])
     seen = output.maps[Target.BEV_LOW][0].amax(0) > 0
     points = load_points(frame)
     points = points[GRID.contains(points[:, :2]) & (points[:, 2] > -5) & (points[:, 2] < 3)]

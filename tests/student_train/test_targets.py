@@ -32,6 +32,8 @@ def row_of(gt: Boxes3D, *, dense: bool = False) -> CachedRow:
     values, folder = gt.values.numpy(), "" if dense else "cells/"
     return CachedRow(
         token="frame",
+        view=0,
+        augment=BevAugment.identity(),
         gt=gt,
         arrays={
             "boxes/centre": values[:, :3],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
 from frames.frame import Frame
@@ -18,8 +19,8 @@ from runs.checkpoint import load_checkpoint
 from store.plan import plan_arrays
 from store.reader import open_cache
 from store.schema import Coverage, Need, Places, Target
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import TeacherOutput
+from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.store.building import tree
@@ -133,7 +134,8 @@ def test_frames_do_not_influence_each_other(teacher: CenterPointTeacher, frames:
 def test_a_dump_leaves_the_teacher_as_it_is(
     teacher: CenterPointTeacher, frames: list[Frame], checkpoint: Path
 ):
-    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
+    as_they_are = [BevAugment.identity()] * len(frames)
+    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]), as_they_are)
     assert not teacher.network.training
     assert not output.boxes.requires_grad
     weights = load_checkpoint(checkpoint).weights
@@ -156,6 +158,7 @@ def test_an_interrupted_dump_goes_on_where_it_was(
     checkpoint: Path, long_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """18 frames are two parts; Ctrl-C comes in the second."""
+    monkeypatch.setattr("commands.steps.announce_time", lambda *_: None)
     toml = write_student_toml(tmp_path, long_world)
     common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
     succeed(*common, tmp_path / "whole")
@@ -164,12 +167,15 @@ def test_an_interrupted_dump_goes_on_where_it_was(
 
     def until(stop: int) -> None:
         def call(
-            self: CenterPointTeacher, frames: Sequence[Frame], boxes: BoxBatch
+            self: CenterPointTeacher,
+            frames: Sequence[Frame],
+            boxes: BoxBatch,
+            augments: Sequence[BevAugment],
         ) -> TeacherOutput:
             if len(asked) >= stop:
                 raise KeyboardInterrupt
             asked.extend(frame.token for frame in frames)
-            return answer(self, frames, boxes)
+            return answer(self, frames, boxes, augments)
 
         monkeypatch.setattr(CenterPointTeacher, "__call__", call)
 

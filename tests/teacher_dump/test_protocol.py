@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from examples.geometric_teacher import GRID, REACH, GeometricTeacher, factory, measure
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
@@ -18,8 +19,8 @@ from runs.config import load_config
 from store.reader import open_cache
 from store.schema import ArraySpec, Places, Target
 from student_train.config import StudentRun
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput, load_teacher
+from teacher_dump.teacher_rows import teacher_rows
 from tests.command import command, succeed
 from tests.tiny import write_student_toml
 
@@ -113,8 +114,10 @@ class Altered(GeometricTeacher):
         super().__init__(CPU)
         self.maps = maps
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
-        return replace(super().__call__(frames, boxes), maps=self.maps)
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
+        return replace(super().__call__(frames, boxes, augments), maps=self.maps)
 
 
 @pytest.mark.parametrize("places", [Places.MAP, Places.CELLS])
