@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from frames.augment import BevAugmentConfig
 from frames.heatmap import CENTER_HEAD
 from store.copy import copy_store
 from store.encoding import Encoding
@@ -16,7 +17,7 @@ from store.merge import MergeKind, plan_merge
 from store.plan import plan_arrays
 from store.reader import open_cache
 from store.rows import RowValues
-from store.schema import Coverage, Fingerprint
+from store.schema import Coverage, DrawnViews, Fingerprint
 from store.verify import verify
 from tests.store.building import NEEDS, SHAPES, build, fingerprint, identities, tree
 from tests.store.merging import dataset, piece
@@ -125,6 +126,28 @@ def test_packed_values_are_carried_as_they_are_stored(tmp_path: Path):
     but = ("manifest", "rows/prev/c", "rows/next/c")
     assert contents(tmp_path / "merged", but=but) == contents(once, but=but)
     assert {spec.dtype for spec in open_cache(once).fingerprint.arrays} >= {"uint8"}
+
+
+def test_stored_views_stay_with_their_frames(tmp_path: Path):
+    drawn = DrawnViews(views=3, ranges=BevAugmentConfig(flip_y=0.5, rotation=0.3), seed=4)
+    places = [
+        piece(tmp_path / "a", range(2), drawn=drawn),
+        piece(tmp_path / "b", range(2, 7), drawn=drawn),
+    ]
+    plan_merge(places).write(tmp_path / "merged")
+    once = piece(tmp_path / "once", range(7), drawn=drawn)
+    but = ("manifest", "rows/prev/c", "rows/next/c")
+    assert contents(tmp_path / "merged", but=but) == contents(once, but=but)
+    targets = [
+        piece(tmp_path / name, range(7), arrays=arrays, drawn=drawn)
+        for name, arrays in (("cells", CELLS), ("rest", REST))
+    ]
+    plan_merge(targets).write(tmp_path / "joined")
+    but = ("manifest", "index/digest/c")
+    assert contents(tmp_path / "joined", but=but) == contents(once, but=but)
+    canonical = piece(tmp_path / "canonical", range(7), arrays=CELLS)
+    with pytest.raises(FingerprintError, match="augmentation: found 'canonical', expected"):
+        plan_merge([targets[1], canonical])
 
 
 @pytest.mark.slow
