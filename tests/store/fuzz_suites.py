@@ -1,0 +1,144 @@
+"""What is fuzzed: a sealed store, an unfinished one, one behind a web server.
+
+A suite owns a store, spoils it, reads all of it, and mends it again for the next case.
+"""
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from frames.boxes import Boxes3D
+from store.errors import CacheError
+from store.reader import Cache, open_cache
+from store.rows import CachedRow
+from store.summary import summary
+from store.verify import verify
+from tests.store.building import build, tree
+from tests.store.fuzz import Spoil, damage, edit_text, odd_file
+from tests.store.fuzz_hostile import bomb, codec, giant, index, signed_damage, signed_edit
+
+ROWS = 18
+Values = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+class WrongValueError(Exception):
+    """The reader passed on something else than was stored."""
+
+
+def values_of(row: CachedRow) -> Values:
+    """Everything that a row holds, to the byte."""
+    gt: Boxes3D = row.gt
+    arrays = row.arrays | {"gt.values": gt.values.numpy(), "gt.labels": gt.labels.numpy()}
+    return {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
+def signature(store: Path) -> dict[str, tuple[int, int, int]]:
+    """Which files a folder has, and whether they have been touched."""
+    found = {}
+    for path in store.rglob("*"):
+        status = path.lstat()
+        stamp = 0 if path.is_dir() else status.st_mtime_ns
+        found[str(path.relative_to(store))] = (status.st_ino, status.st_mode, stamp)
+    return found
+
+
+class SealedSuite:
+    """A sealed store of two parts in a folder."""
+
+    # (how often, how, whether an author computed the hashes anew so that other values are lawful)
+    spoils: Sequence[tuple[int, Spoil, bool]] = (
+        (50, damage, False),
+        (12, odd_file, False),
+        (20, edit_text, False),
+        (12, signed_damage, True),
+        (25, signed_edit, True),
+        (10, codec, True),
+        (15, bomb, True),
+        (12, index, True),
+        (20, giant, True),
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        # Hostile pickles touch it.
+        self.marker = folder / "marker"
+        self.told = ""
+
+    def prepare(self) -> None:
+        """Build the store and remember its values."""
+        build(self.store, ROWS)
+        self.files = tree(self.store)
+        self.signature = signature(self.store)
+        cache = self.open()
+        self.fingerprint = cache.fingerprint
+        self.values = {token: values_of(cache[token]) for token in cache.tokens}
+
+    def open(self) -> Cache:
+        return open_cache(self.store)
+
+    def run(self, rng: random.Random) -> str:
+        """Spoil the store and read it; gives ``same``, ``other`` or ``refused``."""
+        weights, ways, signed = zip(*self.spoils, strict=True)
+        (way,) = rng.choices(range(len(ways)), weights)
+        cache = self.open() if rng.random() < 0.15 else None
+        if cache is not None:
+            cache[cache.tokens[-1]]
+        self.told = f"{'open; ' if cache else ''}{ways[way](self.store, rng)}"
+        verdict = self.read(cache, strict=not signed[way])
+        if rng.random() < 0.25:
+            self.inspect(strict=not signed[way])
+        return verdict
+
+    def read(self, cache: Cache | None, *, strict: bool) -> str:
+        """Read every row, on after each refusal."""
+        try:
+            cache = cache or self.open()
+        except CacheError as error:
+            return refused(error)
+        if strict and cache.fingerprint != self.fingerprint:
+            raise WrongValueError("fingerprint")
+        verdict = "same" if strict else "other"
+        for token in cache.tokens:
+            try:
+                values = values_of(cache[token])
+            except CacheError as error:
+                verdict = refused(error)
+                continue
+            if strict and values != self.values.get(token):
+                raise WrongValueError(token)
+        return verdict
+
+    def inspect(self, *, strict: bool) -> None:
+        """``info`` and ``verify`` refuse it too, or find every altered byte."""
+        try:
+            summary(self.store)
+            faults = verify(self.store)
+        except CacheError as error:
+            refused(error)
+            return
+        if strict and not faults and not self.files.items() <= tree(self.store).items():
+            raise WrongValueError("verify finds nothing")
+
+    def mend(self) -> None:
+        """Put back whatever was touched."""
+        found = signature(self.store)
+        if found == self.signature:
+            return
+        shutil.rmtree(self.store)
+        for name, data in self.files.items():
+            (self.store / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.store / name).write_bytes(data)
+        self.signature = signature(self.store)
+
+
+def refused(error: CacheError) -> str:
+    """The verdict; an error must say something."""
+    if not str(error).strip():
+        raise WrongValueError(f"{error!r} says nothing")
+    return "refused"
+
+
+SUITES: dict[str, Any] = {"sealed": SealedSuite}
