@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from frames.boxes import Boxes3D
+from store.chunk import read_map
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
@@ -17,7 +18,6 @@ from store.errors import (
 )
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
-from store.map_reader import MapReader
 from store.remote import Remote, is_url
 from store.rows import CachedRow
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
@@ -52,7 +52,6 @@ class Cache:
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
-        self._maps = MapReader(source.root)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -106,8 +105,8 @@ class Cache:
         layout = map_layout(spec, len(self))
         self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
         try:
-            return self._maps.read(spec.name, row)
-        except (ValueError, RuntimeError, OSError) as error:
+            return read_map(self._source.root, layout, row)
+        except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:
             raise DamagedRowError(
                 token, spec.name, f"its shard does not decode ({error})"
             ) from error

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,7 +22,9 @@ from frames.grid import BEVGrid
 FORMAT_VERSION: Literal[1] = 1
 CELL_INDEX = "cells/index"
 # No teacher's map of one frame comes near it; a larger one is a mistake or an attack.
-MAX_VALUE_BYTES = 1 << 30
+MAX_VALUE_BYTES = 1 << 28
+# Nor do all arrays of one frame.
+MAX_ROW_BYTES = 1 << 30
 
 ITEM_BYTES = {
     "float16": 2,
@@ -190,9 +193,11 @@ class Fingerprint(_Frozen):
         taken = [name for name in names if name.split("/")[0] in RESERVED_FOLDERS]
         if taken:
             raise ValueError(f"{taken}: the folders {sorted(RESERVED_FOLDERS)} are the store's")
-        nested = [b for a in names for b in names if b.startswith(f"{a}/")]
-        if nested:
-            raise ValueError(f"arrays inside arrays: {nested}")
+        folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+        if nested := folders & set(names):
+            raise ValueError(f"arrays inside arrays: {sorted(nested)}")
+        if sum(spec.value_bytes for spec in self.arrays) > MAX_ROW_BYTES:
+            raise ValueError(f"one row has more than {MAX_ROW_BYTES} bytes, which is absurd")
         if any(s.places is Places.CELLS for s in self.arrays) and CELL_INDEX not in names:
             raise ValueError(f"values at cells need the array {CELL_INDEX!r}")
         return self

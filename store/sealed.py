@@ -1,17 +1,17 @@
-"""The small targets and the index of a sealed store: the index is checked, the rest mapped."""
+"""The small targets and the index of a sealed store: the index is held, the rest kept open."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store.errors import DamagedRowError, DamagedStoreError
+from store.chunk import RaggedChunk, read_fixed
+from store.errors import DamagedRowError, DamagedStoreError, UnsafeStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
-from store.map_reader import open_array
 from store.rows import unpacked_names
-from store.schema import ArraySpec
+from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
 from store.values import digest
 
@@ -19,8 +19,7 @@ from store.values import digest
 class SealedRows:
     """Rows of the ragged arrays.
 
-    Chunk files are mapped into memory when a row of them is first read, so that all processes of
-    a machine share one copy. Pickling drops the mappings.
+    Chunk files are opened when a row of them is first read. Pickling closes them.
 
     Attributes:
         row_of: Row of each token, in row order.
@@ -36,18 +35,22 @@ class SealedRows:
         check_metadata(source.root, manifest.layouts)
         for key in fixed:
             check_file(source.root / key, manifest.files[key])
-        tokens = unpacked_names(self._fixed("rows/token"))
+        self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
+        try:
+            tokens = unpacked_names(self._fixed("rows/token"))
+        except UnicodeDecodeError as error:
+            raise DamagedStoreError(f"the tokens of {source.name} are no UTF-8") from error
         self.row_of = {token: row for row, token in enumerate(tokens)}
         self._digests = self._fixed("index/digest")
         self._offsets = {
             places: self._fixed(offsets_key(places))
             for places in ragged_places(manifest.fingerprint)
         }
-        self._mapped: dict[str, npt.NDArray[Any]] = {}
+        self._chunks: dict[str, RaggedChunk] = {}
         self._check_index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        return self.__dict__ | {"_chunks": {}}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
@@ -62,11 +65,12 @@ class SealedRows:
         layout, offsets = self._layouts[spec.name], self._offsets[spec.places]
         start, stop = int(offsets[row]), int(offsets[row + 1])
         size = layout.chunk
-        pieces = [
-            self._chunk(layout, index)[max(start - index * size, 0) : stop - index * size]
-            for index in range(start // size, -(-stop // size) if stop > start else 0)
-        ]
-        return np.concatenate([np.empty((0, *spec.shape), spec.dtype), *pieces])
+        values = np.empty((stop - start, *spec.shape), spec.dtype)
+        for index in range(start // size, -(-stop // size) if stop > start else 0):
+            first, last = max(start, index * size), min(stop, (index + 1) * size)
+            chunk = self._chunk(layout, index)
+            chunk.read(values[first - start : last - start], first - index * size)
+        return values
 
     def check_rows(self) -> None:
         """Hold every row's small targets against their digests.
@@ -83,28 +87,43 @@ class SealedRows:
                         )
 
     def _fixed(self, key: str) -> npt.NDArray[Any]:
-        return np.asarray(open_array(self._source.root, key)[...])
+        try:
+            return read_fixed(self._source.root, self._fixed_layouts[key])
+        except (ValueError, RuntimeError) as error:
+            raise DamagedStoreError(
+                f"{self._source.name}/{key} does not decode ({error}); fetch the store again"
+            ) from error
 
-    def _chunk(self, layout: ArrayLayout, index: int) -> npt.NDArray[Any]:
-        """A chunk file's values in place, without the checksum behind them."""
+    def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
         key = layout.chunk_key(index)
-        if key not in self._mapped:
+        if key not in self._chunks:
             self._source.fetch([key])
             path = self._source.root / key
-            # A shorter file would end the process when its missing pages are touched.
             check_size(path, self._manifest.files[key])
-            shape = (layout.chunk, *layout.shape[1:])
-            self._mapped[key] = np.memmap(path, layout.dtype, mode="r", shape=shape)
-        return self._mapped[key]
+            self._chunks[key] = RaggedChunk(path)
+        return self._chunks[key]
 
     def _check_index(self) -> None:
         counts = self._manifest.counts
         ends = {places: counts.places(places) for places in self._offsets}
         in_order = all(
-            offsets[0] == 0 and offsets[-1] == ends[places] and (np.diff(offsets) >= 0).all()
+            offsets[0] == 0 and offsets[-1] == ends[places] and (offsets[1:] >= offsets[:-1]).all()
             for places, offsets in self._offsets.items()
         )
         if len(self.row_of) != counts.rows or not in_order or not self._fixed("index/state").all():
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
+        largest = self._row_bytes().max()
+        if largest > MAX_ROW_BYTES:
+            raise UnsafeStoreError(
+                f"{self._source.name} has a row of {largest:.0f} bytes; at most {MAX_ROW_BYTES} fit"
+            )
+
+    def _row_bytes(self) -> npt.NDArray[np.float64]:
+        """Bytes of each row's ragged values; float64, as a hostile index may say anything."""
+        total = np.zeros(self._manifest.counts.rows)
+        for spec in self._manifest.fingerprint.stored:
+            if spec.places is not Places.MAP:
+                total += np.diff(self._offsets[spec.places]) * float(spec.value_bytes)
+        return total

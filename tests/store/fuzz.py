@@ -144,7 +144,7 @@ def damage(store: Path, rng: random.Random) -> str:
 
 
 def odd_file(store: Path, rng: random.Random) -> str:
-    """A pipe, a folder, a socket or a link in the place of a file, or of a folder with all in it."""
+    """A pipe, a folder, a socket or a link in the place of a file or a folder."""
     path = some_file(store, rng)
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
         path = path.parent if path.parent != store else path
@@ -225,12 +225,12 @@ def edit_text(store: Path, rng: random.Random) -> str:
     if rng.random() < 0.3:
         steps = rng.choice(list(steps_of(document)))
         at(document, steps[:-1])[steps[-1]] = "HERE"
-        edited = json.dumps(document, **pretty).replace('"HERE"', rng.choice(RAW), 1)  # type: ignore[arg-type]
+        edited = json.dumps(document, **pretty).replace('"HERE"', rng.choice(RAW), 1)
         told = f"{'.'.join(map(str, steps))} is no plain JSON"
     elif rng.random() < 0.1:
         edited, told = rng.choice(("", "null", "[]", "1", '"x"', "{}", *RAW)), "replaced"
     else:
         told = edit(document, rng)
-        edited = json.dumps(document, **pretty)  # type: ignore[arg-type]
+        edited = json.dumps(document, **pretty)
     path.write_text(f"{edited}\n", encoding="utf-8", errors="surrogatepass")
     return f"{path}: {told}"

@@ -255,18 +255,13 @@ def fill(store: Path, document: dict[str, Any], rng: random.Random) -> None:
         (store / key).parent.mkdir(parents=True, exist_ok=True)
         (store / key).write_bytes(data)
         files[key] = entry(store / key)
-    for layout in layouts:
-        for key in layout.chunk_keys:
-            path = store / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if rng.random() < 0.02:
-                path.write_bytes(chunk_of(layout, rng))
-            elif layout in manifest.fixed:
-                path.write_bytes(layout.encode(plausible(layout, manifest.counts)))
-            elif key not in held:
-                path.write_bytes(chunk_of(layout, rng))
-            if layout in manifest.ragged:
-                bytes_each = ITEM_BYTES[layout.dtype] * int(np.prod(layout.shape[1:]))
-                os.truncate(path, min(layout.chunk * bytes_each + 4, 1 << 43))
-            files[key] = entry(path)
+    for layout, key in ((layout, key) for layout in layouts for key in layout.chunk_keys):
+        (store / key).parent.mkdir(parents=True, exist_ok=True)
+        if layout in manifest.fixed and rng.random() < 0.98:
+            (store / key).write_bytes(layout.encode(plausible(layout, manifest.counts)))
+        elif layout in manifest.fixed or key not in held:
+            (store / key).write_bytes(chunk_of(layout, rng))
+        if layout in manifest.ragged:
+            os.truncate(store / key, layout.file_bytes.start)
+        files[key] = entry(store / key)
     document["files"] = files

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.store.fuzz_suites import SUITES
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 # What a case may take beyond what reading the whole store takes.
 MAX_BYTES = 512 << 20
 
@@ -34,6 +34,7 @@ def work(suite: Any, seed: int, cases: range, tell: int) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_BYTES, resource.RLIM_INFINITY))
     for case in cases:
+        (suite.folder / "told").write_text("")
         try:
             verdict = suite.run(random.Random(f"{seed}/{case}"))
         # Whatever is no CacheError is what is looked for.
@@ -85,6 +86,7 @@ def main(suite: str, seed: str, stop: str, start: str = "0") -> None:
             os.kill(child, signal.SIGKILL)
             ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             os.close(hear)
+            last = (Path(folder) / "told").read_text()
         for case, done, verdict in told:
             known = verdict in ("same", "other", "refused")
             verdicts[verdict if known else "fault"] += 1
@@ -92,7 +94,7 @@ def main(suite: str, seed: str, stop: str, start: str = "0") -> None:
                 faults.append(f"case {case} of seed {seed}: {done}\n{verdict}")
         todo = todo[len(told) :]
         if todo:
-            faults.append(f"case {todo[0]} of seed {seed} ended its process with {ended}")
+            faults.append(f"case {todo[0]} of seed {seed}: {last}\nits process ended with {ended}")
             verdicts["fault"] += 1
             todo = todo[1:]
     sys.stdout.write(json.dumps({"verdicts": verdicts, "faults": faults}))
