@@ -255,7 +255,7 @@ def fill(store: Path, document: dict[str, Any], rng: random.Random) -> None:
         (store / key).parent.mkdir(parents=True, exist_ok=True)
         (store / key).write_bytes(data)
         files[key] = entry(store / key)
-    for layout, key in ((layout, key) for layout in layouts for key in layout.chunk_keys):
+    for layout, key in ((each, key) for each in layouts for key in each.chunk_keys):
         (store / key).parent.mkdir(parents=True, exist_ok=True)
         if layout in manifest.fixed and rng.random() < 0.98:
             (store / key).write_bytes(layout.encode(plausible(layout, manifest.counts)))
