@@ -119,7 +119,8 @@ def _inner_chunk(descriptor: int, count: int, inner: int) -> tuple[int, int]:
     if end < 0:
         raise ValueError("the shard is shorter than its index")
     index = os.pread(descriptor, index_bytes, end)
-    start, size = _ENTRY.unpack_from(_checked(index), inner * _ENTRY.size)
+    _checked(index)
+    start, size = _ENTRY.unpack_from(index, inner * _ENTRY.size)
     # An inner chunk that was never written has 2**64 - 1 for both.
     if start + size > end:
         raise ValueError("the shard has no such frame")

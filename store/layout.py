@@ -20,6 +20,8 @@ from store.schema import ITEM_BYTES, ArraySpec, Fingerprint, Places
 
 ROWS_PER_PART = 16
 ROWS_PER_CHUNK = 1024
+# Opening reads all of them: few files, each one a request where the store is behind a URL.
+ROWS_PER_FIXED_CHUNK = 1 << 16
 # Smaller ragged chunks would only cost file handles.
 MIN_CHUNK_BYTES = 1 << 22
 # Larger ones would not be fetched whole from a remote store.
@@ -162,7 +164,7 @@ def fixed_layout(key: str, shape: tuple[int, ...], dtype: str) -> ArrayLayout:
         key=key,
         shape=shape,
         dtype=dtype,
-        chunk=min(shape[0], ROWS_PER_CHUNK),
+        chunk=min(shape[0], ROWS_PER_FIXED_CHUNK),
         codecs=(_BYTES, _ZSTD, _CRC32C),
         dimension="row",
     )

@@ -52,6 +52,7 @@ class Cache:
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
+        self._specs = fingerprint.stored
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -73,9 +74,10 @@ class Cache:
                 "was it dumped from the same data set and split?"
             )
         row = self._rows.row_of[token]
+        digests = self._rows.digests(row).tolist()
         arrays = {
-            spec.name: self._values(spec, token, row, column)
-            for column, spec in enumerate(self.fingerprint.stored)
+            spec.name: self._values(spec, token, row, stated)
+            for spec, stated in zip(self._specs, digests, strict=True)
         }
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
@@ -83,27 +85,27 @@ class Cache:
         )
         return CachedRow(token=token, gt=gt, arrays=arrays)
 
-    def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+    def _values(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
         try:
-            return self._checked(spec, token, row, column)
+            return self._checked(spec, token, row, stated)
         except (DamagedStoreError, FileNotFoundError):
             if not self._source.evicts:
                 raise
             # Another process may have evicted the file between its fetch and its reading.
-            return self._checked(spec, token, row, column)
+            return self._checked(spec, token, row, stated)
 
-    def _checked(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+    def _checked(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
         if spec.places is Places.MAP:
             values = self._map(spec, token, row)
         else:
             values = self._rows.values(spec, row)
-        if digest(values) != self._rows.digests(row)[column]:
+        if digest(values) != stated:
             raise DamagedRowError(token, spec.name, "its bytes do not have their digest")
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
         layout = map_layout(spec, len(self))
-        self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
+        self._source.fetch([layout.chunk_key(row // ROWS_PER_PART)])
         try:
             return read_map(self._source.root, layout, row)
         except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:

@@ -46,7 +46,12 @@ class SealedRows:
             places: self._fixed(offsets_key(places))
             for places in ragged_places(manifest.fingerprint)
         }
-        self._chunks: dict[str, RaggedChunk] = {}
+        self._ragged = {
+            spec.name: (self._layouts[spec.name], self._offsets[spec.places])
+            for spec in manifest.fingerprint.stored
+            if spec.name in self._layouts
+        }
+        self._chunks: dict[tuple[str, int], RaggedChunk] = {}
         self._check_index()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,8 +67,8 @@ class SealedRows:
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._layouts[spec.name], self._offsets[spec.places]
-        start, stop = int(offsets[row]), int(offsets[row + 1])
+        layout, offsets = self._ragged[spec.name]
+        start, stop = offsets.item(row), offsets.item(row + 1)
         size = layout.chunk
         values = np.empty((stop - start, *spec.shape), spec.dtype)
         for index in range(start // size, -(-stop // size) if stop > start else 0):
@@ -95,13 +100,14 @@ class SealedRows:
             ) from error
 
     def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
-        key = layout.chunk_key(index)
-        if key not in self._chunks:
+        chunk = self._chunks.get((layout.key, index))
+        if chunk is None:
+            key = layout.chunk_key(index)
             self._source.fetch([key])
             path = self._source.root / key
             check_size(path, self._manifest.files[key])
-            self._chunks[key] = RaggedChunk(path)
-        return self._chunks[key]
+            chunk = self._chunks[layout.key, index] = RaggedChunk(path)
+        return chunk
 
     def _check_index(self) -> None:
         counts = self._manifest.counts

@@ -59,13 +59,13 @@ class LocalSource:
 
     def prepare(self, manifest: Manifest) -> None:
         """See ``Source``."""
-        refuse_links(self.root, manifest.files)
         for layout in manifest.ragged:
             for key in layout.chunk_keys:
                 check_size(self.root / key, manifest.files[key])
 
     def fetch(self, keys: Iterable[str]) -> None:
-        """Nothing to do: they are here."""
+        """They are here; see to it that nothing leads elsewhere."""
+        refuse_links(self.root, list(keys))
 
 
 class MirrorSource:
