@@ -15,16 +15,17 @@ from commands import sharing, steps
 from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
-from commands.tables import class_table, scores_table
+from commands.tables import class_table, paper_plans, scores_table
 from frames.errors import DataError
 from frames.nuscenes import NuScenesConfig
 from frames.world.config import WorldConfig
 from runs.checkpoint import CheckpointError, load_checkpoint
 from runs.config import ConfigError, load_config
 from runs.fit import RunInterruptedError
+from store.encoding import Encoding
 from store.errors import CacheError
 from store.reader import open_cache
-from store.schema import Coverage
+from store.schema import MAX_VIEWS, Coverage
 from student_train.config import StudentRun
 from student_train.methods import METHODS, parse_methods
 from student_train.train import train_student
@@ -111,7 +112,17 @@ def dump_teacher(
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
     ] = Coverage.FOREGROUND,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames the teacher sees at once.")] = 4,
+    views: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MAX_VIEWS, help="Drawn BEV augmentations of each frame; 1: as it is."
+        ),
+    ] = 1,
+    encoding: Annotated[
+        Encoding | None,
+        typer.Option(help="Of features; uint8, float8, bfloat16 are lossy within a bound."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows the teacher sees at once.")] = 4,
     data_root: DataRoot = None,
     limit: Limit = None,
     resume: Resume = False,
@@ -130,11 +141,23 @@ def dump_teacher(
     elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
     here = torch.device("cpu") if elsewhere else _device(device)
     model = load_teacher(teacher, checkpoint, here)
-    planned = steps.plan_teacher_dump(model, run, coverage=coverage, limit=limit)
-    if not dry_run:
+    planned = steps.plan_teacher_dump(
+        model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
+    )
+    if dry_run:
+        steps.announce_room(out)
+        if elsewhere is None:
+            steps.announce_time(model, planned, batch_size, range(len(planned.plan.rows)))
+    else:
         steps.dump_teacher(
             model, planned, out, batch_size=batch_size, resume=resume, workers=elsewhere
         )
+
+
+@app.command("paper-plans")
+def paper_plans_command() -> None:
+    """What the losses of the five papers read, at the papers' own sizes (Markdown)."""
+    typer.echo(paper_plans())
 
 
 @app.command("train-student")

@@ -30,8 +30,8 @@ from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.targets import FrameTargets, frame_targets
 from student_train.train import StudentTraining, needs_of
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher, load_teacher
+from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import OWN_TEACHER
 
 ONLINE = "(teacher online)"
@@ -46,11 +46,15 @@ class OnlineDataset(StudentDataset):
         super().__init__(frames, run, cache, needs_of(run))
         self.teacher = teacher
 
-    def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
+    def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
         assert self.cache is not None, "given to __init__"
-        (row,) = teacher_rows(self.teacher, [frame], self.cache.fingerprint.arrays)
-        cached = CachedRow(token=row.token, gt=row.gt, arrays=row.arrays)
-        return frame_targets(cached, self.needs, self.run.student.grid, augment)
+        made_for = self.cache.fingerprint
+        (row,) = teacher_rows(self.teacher, [frame], made_for.arrays, made_for.masks)
+        cached = CachedRow(
+            token=row.token, view=0, augment=BevAugment.identity(), gt=row.gt, arrays=row.arrays
+        )
+        augment = self.run.bev_augment.draw(rng)
+        return augment, frame_targets(cached, self.needs, self.run.student.grid, augment)
 
 
 class LoopTraining(StudentTraining):

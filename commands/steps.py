@@ -1,14 +1,16 @@
 """The steps of the main job, each with its progress on the console."""
 
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from commands.progress import console, progress_bar
-from commands.tables import human_bytes, plan_table
+from commands.tables import human_bytes, human_time, plan_table
+from frames.augment import BevAugmentConfig
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.loading import check_image_files, check_point_files
@@ -20,19 +22,20 @@ from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from runs.fit import RunInterruptedError
-from store.errors import FingerprintError, IncompleteStoreError, NotACacheError
+from store.encoding import Encoding
+from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.reader import open_cache
-from store.rows import rows_of_frames
-from store.schema import Coverage, Fingerprint
+from store.schema import Augmentation, Coverage, DrawnViews
 from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.data import check_cameras
 from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
-from teacher_dump.dump import dump, plan_dump
+from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
 from teacher_dump.part_task import DumpJob
 from teacher_dump.protocol import Teacher
+from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
 
 
@@ -45,10 +48,10 @@ def make_world(config: WorldConfig, root: Path, workers: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDump:
-    """A dump that has been announced: its frames and what will be written of them."""
+    """A dump whose size has been printed: its frames and what will be written of them."""
 
     frames: list[Frame]
-    fingerprint: Fingerprint
+    plan: DumpPlan
 
 
 def plan_teacher_dump(
@@ -56,20 +59,92 @@ def plan_teacher_dump(
     run: StudentRun,
     *,
     coverage: Coverage = Coverage.FOREGROUND,
+    views: int = 1,
+    encoding: Encoding | None = None,
     limit: int | None = None,
 ) -> PlannedDump:
-    """Plan a dump of the run's frames for the run's methods, and print what it will weigh."""
+    """Plan a dump of the run's frames for the run's methods, and print what it will weigh.
+
+    Args:
+        teacher: Who will speak.
+        run: Frames, methods and, for several views, the ranges of augmentation and their seed.
+        coverage: Whole maps or places.
+        views: Drawn augmentations of each frame; 1: the frame as it is.
+        encoding: How features are stored; None: as the methods want them.
+        limit: Only the first so many frames.
+
+    Raises:
+        PlanError: The needs cannot be stored, or several views of an augmentation that is off.
+    """
     # Absolute: a worker on another machine has another working folder.
     changes = {"sweeps": teacher.info.sweeps, "root": run.data.root.absolute()}
     data = run.data.model_copy(update=changes)
     frames = read_frames(data, limit)
-    plan = plan_dump(teacher, frames, data, needs_of(run), coverage)
+    options = DumpOptions(
+        coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
+    )
+    plan = plan_dump(teacher, frames, data, needs_of(run), options)
     console.print(plan_table(plan.sizes))
     total = sum(row.total for row in plan.sizes)
     console.print(
-        f"{len(frames)} frames of {data.split}: about {human_bytes(total)} before compression"
+        f"{len(plan.rows)} rows ({len(frames)} frames of {data.split} x {views} views): "
+        f"about {human_bytes(total)} before compression"
     )
-    return PlannedDump(frames, plan.fingerprint)
+    return PlannedDump(frames, plan)
+
+
+def _augmentation(run: StudentRun, views: int) -> Augmentation:
+    if views == 1:
+        return "canonical"
+    if run.bev_augment == BevAugmentConfig():
+        raise PlanError(
+            f"--views {views}: the run's bev_augment is off, so all views would be the same; give "
+            "the TOML a table [bev_augment], or leave --views out"
+        )
+    return DrawnViews(views=views, ranges=run.bev_augment, seed=run.fit.seed)
+
+
+def announce_room(out: Path) -> None:
+    """Print what is free where the store will be; its folder need not exist."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    console.print(f"{human_bytes(shutil.disk_usage(there).free)} are free on the disk of {out}")
+
+
+def announce_time(
+    teacher: Teacher, planned: PlannedDump, batch_size: int, rows: Sequence[int]
+) -> None:
+    """Print how long these rows will take: the teacher is run on up to two batches of them.
+
+    Args:
+        teacher: The one that will be dumped, on its device.
+        planned: From :func:`plan_teacher_dump`.
+        batch_size: Rows the teacher sees at once.
+        rows: Those to write.
+
+    Raises:
+        DataError: A frame's file is missing or damaged.
+    """
+    batches = [rows[start : start + batch_size] for start in (0, batch_size)]
+    # The first batch warms up; it counts only where there is no other.
+    spent = [_seconds(teacher, planned, batch) / len(batch) for batch in batches if batch]
+    if spent:
+        console.print(
+            f"about {human_time(spent[-1] * len(rows))} for {len(rows)} rows, without writing: the "
+            f"teacher took {spent[-1]:.3f} s a row, measured by running it on "
+            f"{min(len(rows), 2 * batch_size)} of these rows"
+        )
+
+
+def _seconds(teacher: Teacher, planned: PlannedDump, rows: Sequence[int]) -> float:
+    """How long the teacher takes for these rows, its files read."""
+    plan, made_for = planned.plan, planned.plan.fingerprint
+    frames = frames_of_rows(planned.frames, rows, made_for.views)
+    if teacher.info.identity.kind != "camera":
+        check_point_files(frames)
+    augments = [plan.rows[row].augment for row in rows]
+    began = time.perf_counter()
+    list(teacher_rows(teacher, frames, made_for.given, made_for.masks, augments))
+    return time.perf_counter() - began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +178,14 @@ def dump_teacher(
     """Run the teacher over the planned frames, here or on workers, and write its cache."""
     if teacher.info.identity.kind != "camera":
         check_point_files(planned.frames)
-    rows = rows_of_frames(planned.frames)
-    writer = StoreWriter.open(out, planned.fingerprint, rows, resume=resume)
-    free = shutil.disk_usage(out).free
-    console.print(f"writing {out}; {human_bytes(free)} are free on that disk")
+    plan = planned.plan
+    writer = StoreWriter.open(out, plan.fingerprint, plan.rows, resume=resume)
+    announce_room(out)
+    if workers is None:
+        left = [row for part in writer.pending_parts for row in part]
+        announce_time(teacher, planned, batch_size, left)
     try:
-        with progress_bar(f"dump · {teacher.info.identity.name}", len(rows)) as advance:
+        with progress_bar(f"dump · {teacher.info.identity.name}", len(plan.rows)) as advance:
             if workers is None:
                 dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)
             else:
@@ -119,7 +196,7 @@ def dump_teacher(
         ) from None
     cache, stored = open_cache(out), stored_bytes(out)
     console.print(
-        f"sealed {out}: {len(cache)} rows, {human_bytes(stored)} on disk "
+        f"sealed {out}: {len(plan.rows)} rows, {human_bytes(stored)} on disk "
         f"({stored / len(cache):,.0f} bytes a frame), manifest {cache.manifest_hash[:12]}"
     )
 
@@ -167,12 +244,12 @@ def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
     planned = plan_teacher_dump(teacher, run)
     wrong = [
         line
-        for line in cache.fingerprint.mismatches(planned.fingerprint)
+        for line in cache.fingerprint.mismatches(planned.plan.fingerprint)
         if not line.startswith("code_revision")
     ]
     if wrong:
         raise FingerprintError(out, wrong, "Remove that folder to dump this teacher anew.")
-    console.print(f"{out} holds these {len(cache)} rows already")
+    console.print(f"{out} holds these {len(cache)} frames already")
 
 
 def stored_bytes(store: Path) -> int:

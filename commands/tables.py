@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from frames.scoring import Scores
+from store.paper_scale import PAPERS
 from store.plan import EstimateRow
 
 METRICS = {
@@ -22,7 +23,7 @@ def plan_table(sizes: Sequence[EstimateRow]) -> Table:
     table = Table(title="planned arrays (before compression)")
     for column in ("array", "shape", "dtype"):
         table.add_column(column)
-    table.add_column("bytes / frame", justify="right")
+    table.add_column("bytes / row", justify="right")
     table.add_column("total", justify="right")
     for row in sizes:
         table.add_row(
@@ -33,6 +34,29 @@ def plan_table(sizes: Sequence[EstimateRow]) -> Table:
     table.add_section()
     table.add_row("all", "", "", f"{per_frame:,.0f}", human_bytes(total))
     return table
+
+
+def paper_plans() -> str:
+    """Markdown: what each paper's losses read at the paper's sizes, array by array."""
+    lines = [
+        "| method | array | one value | dtype | bytes / frame | total |",
+        "|---|---|---|---|---:|---:|",
+    ]
+    for paper in PAPERS:
+        lines += [
+            f"| {paper.method} | {row.array} | {row.shape} | {row.dtype} "
+            f"| {row.bytes_per_frame:,.0f} | {human_bytes(row.total)} |"
+            for row in paper.plan
+        ]
+        kept = sum(row.bytes_per_frame for row in paper.plan)
+        half, full = (paper.dense_bytes(dtype) for dtype in ("float16", "float32"))
+        frames = f"{paper.frames:,} frames of {paper.dataset}"
+        dense = f"whole maps: {half:,} in float16, {full:,} in float32"
+        lines.append(
+            f"| **{paper.method}** | **all**, {frames} | {dense} | {half / kept:,.1f} times less "
+            f"than float16 | **{kept:,.0f}** | **{human_bytes(kept * paper.frames)}** |"
+        )
+    return "\n".join(lines)
 
 
 def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Table:
@@ -65,3 +89,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """90 -> "1.5 min"."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

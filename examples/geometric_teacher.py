@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
@@ -80,10 +81,13 @@ class GeometricTeacher:
             sweeps=1,
         )
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
         """Maps of point statistics, and a measured box at each true box's cell."""
         boxes = boxes.to(self.device)
-        clouds = [self._cloud(frame) for frame in frames]
+        seen = zip(frames, augments, strict=True)
+        clouds = [augment.points(self._cloud(frame)) for frame, augment in seen]
         low = torch.stack([point_maps(cloud) for cloud in clouds])
         places = GRID.cell_centres(GRID.cell_index(boxes.values[..., :2]))
         measured = [measure(cloud, xy) for cloud, xy in zip(clouds, places, strict=True)]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from torch import Tensor
 
-from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
+from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, Boxes3D
 
 
 class BevAugmentConfig(BaseModel):
@@ -70,6 +70,11 @@ class BevAugment:
         return cls(torch.cat([linear, torch.zeros(2, 1)], dim=1))
 
     @property
+    def is_identity(self) -> bool:
+        """Whether it leaves everything in place."""
+        return torch.equal(self.matrix, torch.eye(2, 3))
+
+    @property
     def scale(self) -> float:
         """Factor on all lengths."""
         return math.sqrt(abs(float(torch.linalg.det(self.matrix[:, :2].double()))))
@@ -86,6 +91,9 @@ class BevAugment:
 
     def boxes(self, boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9"]:
         """Boxes x y z l w h yaw vx vy; velocity turns and scales with the plane."""
+        if self.is_identity:
+            # Not by way of sine and cosine: what is compared with these boxes stays equal.
+            return boxes
         linear = self.matrix[:, :2].to(boxes)
         heading = torch.stack([boxes[..., YAW].cos(), boxes[..., YAW].sin()], dim=-1) @ linear.mT
         yaw = torch.atan2(heading[..., 1], heading[..., 0])
@@ -100,6 +108,10 @@ class BevAugment:
             ],
             dim=-1,
         )
+
+    def boxes3d(self, boxes: Boxes3D) -> Boxes3D:
+        """Boxes with their labels."""
+        return Boxes3D(self.boxes(boxes.values), boxes.labels)
 
     @property
     def matrix4(self) -> Float32[Tensor, "4 4"]:

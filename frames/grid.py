@@ -35,6 +35,20 @@ class BEVGrid(BaseModel):
         """H x W."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def coarser(self) -> "BEVGrid":
+        """The same ground in cells twice as wide.
+
+        Raises:
+            ValueError: An odd number of cells cannot be halved.
+        """
+        rows, cols = self.shape
+        if rows % 2 or cols % 2:
+            raise ValueError(f"a grid of {rows} x {cols} cells has no half resolution: use even")
+        return self.model_copy(
+            update={"cell_size": 2 * self.cell_size, "shape": (rows // 2, cols // 2)}
+        )
+
     def to_cells(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Continuous cell coordinates (col, row) of points in metres.
 

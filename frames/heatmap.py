@@ -6,19 +6,40 @@ merged by maximum. Its zeroing of values under float epsilon is left out: inside
 value is below exp(-9).
 """
 
+from typing import Literal
+
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
-from frames.boxes import BoxBatch, Boxes3D
+from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
 
-MIN_OVERLAP = 0.1
-MIN_RADIUS = 2
+
+class GaussianMask(BaseModel):
+    """How far an object's Gaussian reaches; the defaults are mmdet3d's CenterHead.
+
+    Attributes:
+        kind: Tells masks apart in JSON.
+        min_overlap: Smallest IoU a box may keep when its corners move by the radius.
+        min_radius: Cells; the floor of the radius.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["gaussian"] = "gaussian"
+    min_overlap: float = Field(0.1, gt=0, lt=1)
+    min_radius: NonNegativeInt = 2
+
+
+CENTER_HEAD = GaussianMask()
 
 
 def gaussian_radius(
-    length: Float[Tensor, "*n"], width: Float[Tensor, "*n"], min_overlap: float = MIN_OVERLAP
+    length: Float[Tensor, "*n"],
+    width: Float[Tensor, "*n"],
+    min_overlap: float = CENTER_HEAD.min_overlap,
 ) -> Float[Tensor, "*n"]:
     """CornerNet's radius of a box of the given size in cells, before rounding.
 
@@ -44,30 +65,25 @@ def on_grid(boxes: BoxBatch, grid: BEVGrid) -> Bool[Tensor, "b m"]:
 
 
 def center_heatmap(
-    boxes: BoxBatch, grid: BEVGrid, num_classes: int
+    boxes: BoxBatch, grid: BEVGrid, num_classes: int, mask: GaussianMask = CENTER_HEAD
 ) -> Float32[Tensor, "b c {grid.shape[0]} {grid.shape[1]}"]:
     """Heatmap per class in [0, 1]: 1 at centre cells, 0 away from every object."""
     rows, cols = grid.shape
-    gauss = _gaussians(boxes, grid).flatten(2)
+    gauss = gaussians(boxes, grid, mask).flatten(2)
     batch, count, cells = gauss.shape
     heatmap = gauss.new_zeros(batch, num_classes, cells)
     index = boxes.labels[..., None].expand(batch, count, cells)
     return heatmap.scatter_reduce(1, index, gauss, "amax").view(batch, num_classes, rows, cols)
 
 
-def foreground_cells(boxes: Boxes3D, grid: BEVGrid) -> Int64[Tensor, " k"]:
-    """Flat indices, ascending, of the cells where some object's heatmap is positive."""
-    gauss = _gaussians(BoxBatch.pad([boxes]), grid)
-    return gauss.amax(1).flatten().nonzero().squeeze(1)
-
-
-def _gaussians(
-    boxes: BoxBatch, grid: BEVGrid
+def gaussians(
+    boxes: BoxBatch, grid: BEVGrid, mask: GaussianMask = CENTER_HEAD
 ) -> Float32[Tensor, "b m {grid.shape[0]} {grid.shape[1]}"]:
     """Each object's own Gaussian; zero everywhere for padding and off the grid."""
     rows, cols = grid.shape
     length, width = (boxes.values[..., 3:5] / grid.cell_size).unbind(-1)
-    radius = gaussian_radius(length, width).floor().clamp(min=MIN_RADIUS)[..., None]
+    radius = gaussian_radius(length, width, mask.min_overlap).floor()
+    radius = radius.clamp(min=mask.min_radius)[..., None]
     index = grid.cell_index(boxes.values[..., :2])[..., None]
     dx = torch.arange(cols, device=index.device) - index % cols
     dy = torch.arange(rows, device=index.device) - index // cols

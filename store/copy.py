@@ -1,16 +1,19 @@
 """Copy a finished store from any location to another: resumable, verified, the manifest last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import DamagedStoreError, StoreExistsError
-from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry
+from store.errors import DamagedStoreError, StoreExistsError, StoreWriteError
+from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, only_one
 from store.layout import MANIFEST
 from store.location import LocalFolder, Location, locate
 from store.manifest import Manifest
 from store.remote import CONNECTIONS
-from store.verify import manifest_of
+from store.verify import finished_store
+
+LOCK = "copy.lock"
 
 
 def copy_store(
@@ -21,7 +24,7 @@ def copy_store(
     """Copy a store; call again after an interruption, what has arrived whole is kept.
 
     Args:
-        source: Folder or URL of a finished store.
+        source: Folder, URL or ``team:NAME`` of a finished store.
         destination: Folder or writable URL: empty, a part of this copy, or the same store.
         on_file: Told the bytes of each file that has arrived.
 
@@ -29,13 +32,24 @@ def copy_store(
         The store's manifest.
 
     Raises:
-        StoreExistsError: The destination holds another store.
+        StoreExistsError: The destination holds another store, or another copy is under way there.
         DamagedStoreError: A file of the source is not as it was written.
         CacheError: A location cannot be read or written.
     """
-    there, here = locate(source), locate(destination)
-    manifest = manifest_of(there)
+    there, manifest = finished_store(source)
+    here = locate(destination)
     _check_destination(here, manifest)
+    with _alone(here):
+        # Another copy may have been at work a moment ago.
+        _check_destination(here, manifest)
+        _copy_files(there, here, manifest, on_file)
+        here.put(MANIFEST, manifest.encode())
+    return manifest
+
+
+def _copy_files(
+    there: Location, here: Location, manifest: Manifest, on_file: Callable[[int], None]
+) -> None:
 
     def copy(key: str) -> None:
         entry = manifest.files[key]
@@ -48,8 +62,27 @@ def copy_store(
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(copy, sorted(manifest.files)))
-    here.put(MANIFEST, manifest.encode())
-    return manifest
+
+
+@contextmanager
+def _alone(destination: Location) -> Iterator[None]:
+    """Keep a second copy out of a local folder: both would write the same temporary files."""
+    if not isinstance(destination, LocalFolder):
+        yield
+        return
+    lock = destination.path / LOCK
+    try:
+        destination.path.mkdir(parents=True, exist_ok=True)
+        with only_one(lock, wait=False):
+            yield
+            lock.unlink()
+    except BlockingIOError as error:
+        raise StoreExistsError(
+            f"another process is copying into {destination.name} right now; wait until it is "
+            "done, then run the same command again"
+        ) from error
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {destination.name}: {error.strerror}") from error
 
 
 def _check_destination(destination: Location, manifest: Manifest) -> None:
@@ -61,7 +94,7 @@ def _check_destination(destination: Location, manifest: Manifest) -> None:
         )
     if found is not None or not isinstance(destination, LocalFolder):
         return
-    expected = {Path(key).parts[0] for key in manifest.files}
+    expected = {LOCK, *(Path(key).parts[0] for key in manifest.files)}
     # What a killed copy leaves half written at the top.
     expected |= {f"{name}{TEMPORARY}" for name in (MANIFEST, "zarr.json")}
     entries = destination.path.iterdir() if destination.path.is_dir() else []

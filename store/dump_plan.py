@@ -92,9 +92,12 @@ def _row_document(row: RowIdentity) -> dict[str, Any]:
         "global_from_ego": row.global_from_ego.tolist(),
         "prev": row.prev,
         "next": row.next,
+        "view": row.view,
+        "bev_augment": row.bev_augment.tolist(),
     }
 
 
 def _row(document: dict[str, Any]) -> RowIdentity:
     pose = np.array(document["global_from_ego"], dtype=np.float64)
-    return RowIdentity(**(document | {"global_from_ego": pose}))
+    matrix = np.array(document["bev_augment"], dtype=np.float32)
+    return RowIdentity(**(document | {"global_from_ego": pose, "bev_augment": matrix}))

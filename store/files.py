@@ -71,17 +71,18 @@ def publish(path: Path, data: bytes) -> FileEntry:
 
 
 @contextmanager
-def only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path, *, wait: bool = True) -> Iterator[None]:
     """Let in one at a time, of all threads and processes; a killed one lets go.
 
     On a network file system this holds between machines if it has ``flock`` (NFS: Linux does;
     Lustre: mounted with ``flock``).
 
     Raises:
+        BlockingIOError: Another one is in, and ``wait`` is False.
         OSError: The lock's file cannot be made, or the file system has no locks.
     """
     with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

@@ -154,7 +154,7 @@ def ragged_layout(spec: ArraySpec, rows: int, total: int) -> ArrayLayout:
         dtype=spec.dtype,
         chunk=max(1, min(total, most, max(even_share, least))),
         codecs=(_BYTES, _CRC32C),
-        dimension=str(spec.places),
+        dimension=str(spec.places.counted_as),
     )
 
 
@@ -177,8 +177,8 @@ def offsets_key(places: Places) -> str:
 
 def ragged_places(fingerprint: Fingerprint) -> tuple[Places, ...]:
     """The kinds of places that need offsets, in a fixed order."""
-    present = {spec.places for spec in fingerprint.stored}
-    return tuple(places for places in (Places.BOXES, Places.CELLS) if places in present)
+    present = {spec.places.counted_as for spec in fingerprint.stored}
+    return tuple(places for places in Places if places in present - {Places.MAP})
 
 
 def store_metadata(layouts: list[ArrayLayout]) -> dict[str, bytes]:

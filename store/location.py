@@ -4,7 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from store.errors import StoreWriteError
+from store.catalogue_file import PREFIX
+from store.errors import CatalogueError, StoreWriteError
 from store.files import FileEntry, open_plain, publish, read_bounded
 from store.remote import Remote, is_url
 
@@ -67,5 +68,8 @@ def locate(location: Path | str) -> Location:
 
     Raises:
         RemoteError: The URL cannot be used.
+        CatalogueError: It is a name; those are looked up by ``catalogue.resolve``, for reading.
     """
+    if isinstance(location, str) and location.startswith(PREFIX):
+        raise CatalogueError(f"{location} is the name of a store to read; give a folder or a URL")
     return Remote(str(location)) if is_url(str(location)) else LocalFolder(Path(location))

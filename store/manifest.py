@@ -33,9 +33,8 @@ class Counts(BaseModel):
     """How much a store holds; with the fingerprint it decides every array's shape.
 
     Attributes:
-        rows: Frames.
-        boxes: True boxes of all rows.
-        cells: Foreground cells of all rows; 0 where none are stored.
+        rows: Views of all frames.
+        places: Of all rows, by kind: true boxes, foreground cells.
         token_width: Bytes of the longest token.
         scene_width: Bytes of the longest scene name.
     """
@@ -43,14 +42,13 @@ class Counts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(ge=1, le=MAX_ROWS)
-    boxes: int = Field(ge=0, le=MAX_PLACES)
-    cells: int = Field(ge=0, le=MAX_PLACES)
+    places: dict[Places, Annotated[int, Field(ge=0, le=MAX_PLACES)]]
     token_width: NameWidth
     scene_width: NameWidth
 
-    def places(self, places: Places) -> int:
+    def values(self, places: Places) -> int:
         """Values that an array at these places has in all."""
-        return {Places.MAP: self.rows, Places.BOXES: self.boxes, Places.CELLS: self.cells}[places]
+        return self.rows if places is Places.MAP else self.places[places.counted_as]
 
 
 class Manifest(BaseModel):
@@ -101,6 +99,10 @@ class Manifest(BaseModel):
             manifest = cls.model_validate(document)
         except ValueError as error:
             raise DamagedStoreError(f"{name} is not a manifest: {error}") from error
+        if odd_kinds := manifest.counts.places.keys() ^ set(ragged_places(manifest.fingerprint)):
+            raise UnsafeStoreError(
+                f"{name}: counts of {sorted(odd_kinds)} are not those of the fingerprint's arrays"
+            )
         manifest._refuse_absurd(name)
         return manifest
 
@@ -124,6 +126,11 @@ class Manifest(BaseModel):
                 f"{name} says that {odd[0]} has {self.files[odd[0]].size} bytes; in format 1 it "
                 f"has {sizes[odd[0]].start} to {sizes[odd[0]].stop - 1}"
             )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(entry.size for entry in self.files.values())
 
     @property
     def layouts(self) -> list[ArrayLayout]:
@@ -150,7 +157,7 @@ class Manifest(BaseModel):
     def ragged(self) -> list[ArrayLayout]:
         """Arrays with a value for each cell or box."""
         return [
-            ragged_layout(spec, self.counts.rows, self.counts.places(spec.places))
+            ragged_layout(spec, self.counts.rows, self.counts.values(spec.places))
             for spec in self.fingerprint.stored
             if spec.places is not Places.MAP
         ]

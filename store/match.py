@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from frames.augment import BevAugmentConfig
 from frames.grid import BEVGrid
 from store.errors import FingerprintError, MissingTargetError
 from store.plan import unmet
@@ -60,6 +61,29 @@ def require_match(
             mismatches,
             "Change the student's configuration, or dump a cache for it.",
         )
-    if missing := unmet(needs, made_for.arrays):
+    if missing := unmet(needs, made_for.arrays, made_for.masks):
         held = [f"{spec.name} at {spec.places}" for spec in made_for.arrays]
         raise MissingTargetError(cache.name, missing, held)
+
+
+def require_views(cache: Cache, bev_augment: BevAugmentConfig) -> None:
+    """Refuse a cache whose stored views are not what the student is augmented by.
+
+    A student of such a cache replays its matrices, so its own ranges are the ones they were drawn
+    from, or off.
+
+    Raises:
+        FingerprintError: They are others; lists all differences.
+    """
+    augmentation = cache.fingerprint.augmentation
+    if augmentation == "canonical" or bev_augment == BevAugmentConfig():
+        return
+    found = {"augmentation": {"ranges": augmentation.ranges.model_dump(mode="json")}}
+    expected = {"augmentation": {"ranges": bev_augment.model_dump(mode="json")}}
+    if mismatches := list(differences(found, expected)):
+        raise FingerprintError(
+            cache.name,
+            mismatches,
+            "A student replays the views that the cache stores: give its bev_augment the cache's "
+            "ranges or leave the table out, or dump another cache.",
+        )

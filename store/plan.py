@@ -1,18 +1,23 @@
 """From what the methods read to the arrays a dump writes, and what these will weigh."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
 
+from frames.box_points import NUM_POINTS
+from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
+from store.encoding import Encoding
 from store.errors import PlanError
 from store.schema import (
-    CELL_INDEX,
+    CELL_PLACES,
     GT_LABELS,
     GT_VALUES,
     ArraySpec,
     Coverage,
     DTypeName,
+    FeatureDType,
     Need,
     Places,
     Target,
@@ -20,17 +25,40 @@ from store.schema import (
 
 # CenterPoint's regression heads: offset 2, height 1, size 3, sin and cos of yaw 2, velocity 2.
 BOX_CODE_SIZE = 10
-# Half a unit in the last of float16's 11 significant bits.
-FLOAT16_ERROR = 2.0**-11
+FLOAT16_ERROR = Encoding.FLOAT16.max_error
 
-_BOX_PARTS: tuple[tuple[str, tuple[int, ...], DTypeName], ...] = (
+# Upper triangle of the nine points' cosine matrix, diagonal included.
+RELATION_SIZE = NUM_POINTS * (NUM_POINTS + 1) // 2
+
+_Part = tuple[str, tuple[int, ...], DTypeName]
+_BOX: tuple[_Part, ...] = (
     ("centre", (3,), "float32"),
     ("size", (3,), "float32"),
     ("yaw", (), "float32"),
     ("velocity", (2,), "float32"),
-    ("score", (), "float32"),
-    ("label", (), "int64"),
 )
+# Targets that are not maps: where they exist, and their parts.
+_RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
+    Target.BOXES: (Places.BOXES, (*_BOX, ("score", (), "float32"), ("label", (), "int64"))),
+    # x y z l w h and yaw before the direction fix, which the direction bin decides.
+    Target.ANCHORS: (
+        Places.ANCHORS,
+        (("index", (), "int32"), ("box", (7,), "float32"), ("direction", (), "uint8")),
+    ),
+    # STXD weights a detection by the object it was matched with, their IoU and a quality.
+    Target.DETECTIONS: (
+        Places.DETECTIONS,
+        (*_BOX, ("object", (), "int32"), ("iou", (), "float32"), ("quality", (), "float32")),
+    ),
+    # A hundred numbers a box are not worth rounding: cosines differ in their last digits.
+    Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), "float32"),)),
+}
+# What a lossy encoding may touch.
+FEATURES = frozenset(
+    {Target.BEV_LOW, Target.BEV_HIGH, Target.BEV_CAMERA, Target.BEV_LIDAR}
+    | {Target.STAGE_0, Target.STAGE_1, Target.LABEL_0, Target.LABEL_1}
+)
+_HALF_RESOLUTION = frozenset({Target.STAGE_1, Target.LABEL_1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +71,8 @@ class TeacherShapes:
         classes: Channels of the heat map.
         tasks: Heads, each with its own box code.
         grid: Grid of all maps.
+        code_size: Numbers in a box code.
+        further: Channels of any other map the teacher gives.
     """
 
     bev_low: int
@@ -50,91 +80,172 @@ class TeacherShapes:
     classes: int
     tasks: int
     grid: BEVGrid
+    code_size: int = BOX_CODE_SIZE
+    further: Mapping[Target, int] = field(default_factory=dict)
 
     def channels(self, target: Target) -> int:
-        """Channels of a target's map."""
-        return {
+        """Channels of a target's map.
+
+        Raises:
+            PlanError: This teacher has no such map.
+        """
+        own = {
             Target.BEV_LOW: self.bev_low,
             Target.BEV_HIGH: self.bev_high,
             Target.HEATMAP_LOGIT: self.classes,
-            Target.BOX_CODE: self.tasks * BOX_CODE_SIZE,
-        }[target]
+            Target.BOX_CODE: self.tasks * self.code_size,
+        }
+        channels = {**own, **self.further}
+        if target not in channels:
+            raise PlanError(
+                f"a method reads {target}, which this teacher does not give; it gives "
+                f"{sorted(channels)}: dump another teacher, or for other --methods"
+            )
+        return channels[target]
+
+    def grid_of(self, target: Target) -> BEVGrid:
+        """Grid of a target's map."""
+        return self.grid.coarser if target in _HALF_RESOLUTION else self.grid
 
 
 def plan_arrays(
-    needs: Iterable[Need], coverage: Coverage, shapes: TeacherShapes
+    needs: Iterable[Need],
+    coverage: Coverage,
+    shapes: TeacherShapes,
+    encoding: Encoding | None = None,
 ) -> tuple[ArraySpec, ...]:
-    """The arrays that serve all needs; one array a target, ordered by target.
+    """The arrays that serve all needs, ordered by target.
 
-    A target needed at places of more than one kind is stored as its whole map, which holds all
-    of them. Dense coverage turns values at cells into whole maps. The cell index is stored
-    wherever anyone reads cells.
+    A target has an array for each kind of places it is read at, unless it is needed as a whole
+    map, which holds all of them. Dense coverage turns values at cells and points into whole maps.
+    The cell index is stored wherever anyone reads cells. ``encoding`` is that of features;
+    logits, codes and boxes stay as their methods want them.
 
     Raises:
-        PlanError: Decoded boxes were asked for elsewhere than at the true boxes.
+        PlanError: A target was asked for where it does not exist, or the teacher has none.
     """
-    wanted: defaultdict[Target, set[Places]] = defaultdict(set)
-    for need in needs:
-        wanted[need.target].add(need.places)
-    if not wanted.get(Target.BOXES, {Places.BOXES}) == {Places.BOXES}:
-        raise PlanError(
-            f"boxes are read at places {sorted(wanted[Target.BOXES])}; a decoded box exists only "
-            "at a true box: declare Need(Target.BOXES, Places.BOXES)"
-        )
+    wanted: defaultdict[Target, dict[Places, FeatureDType]] = defaultdict(dict)
+    # float32 comes first, so that the more exact of two wishes holds.
+    for need in sorted(needs, key=lambda need: need.dtype, reverse=True):
+        _check_place(need)
+        wanted[need.target].setdefault(need.places, need.dtype)
     specs = [
         spec
         for target in Target
-        if target in wanted
-        for spec in _arrays_of(target, _merged(wanted[target], coverage), shapes)
+        for places, dtype in _merged(wanted.get(target, {}), coverage).items()
+        for spec in _arrays_of(target, places, dtype, shapes)
     ]
-    if any(Places.CELLS in places for places in wanted.values()):
-        specs.append(ArraySpec(name=CELL_INDEX, places=Places.CELLS, shape=(), dtype="int32"))
+    asked = {places for kinds in wanted.values() for places in kinds}
+    specs += [
+        ArraySpec(name=places.index_array, places=places, shape=(), dtype="int32")
+        for places in CELL_PLACES
+        if places in asked
+    ]
+    if encoding is not None:
+        specs = [part for spec in specs for part in _packed(spec, encoding)]
     return tuple(specs)
 
 
-def _merged(places: set[Places], coverage: Coverage) -> Places:
-    if len(places) > 1 or (coverage is Coverage.DENSE and Places.CELLS in places):
-        return Places.MAP
-    return next(iter(places))
+def _packed(spec: ArraySpec, encoding: Encoding) -> list[ArraySpec]:
+    if spec.name.split("/")[-1] not in FEATURES:
+        return [spec]
+    changes = {
+        "dtype": encoding.payload_dtype,
+        "encoding": None if encoding in get_args(FeatureDType) else encoding,
+        "max_error": encoding.max_error,
+    }
+    packed = spec.model_copy(update=changes)
+    return [packed, packed.ranges] if packed.ranges else [packed]
 
 
-def _arrays_of(target: Target, places: Places, shapes: TeacherShapes) -> list[ArraySpec]:
-    if target is Target.BOXES:
+def masks_of(needs: Iterable[Need]) -> tuple[CellMask, ...]:
+    """The masks whose cells are stored, each once, in a fixed order."""
+    masks = {need.mask for need in needs if need.places in CELL_PLACES}
+    return tuple(sorted(masks, key=lambda mask: mask.model_dump_json()))
+
+
+def _check_place(need: Need) -> None:
+    if need.target in _RECORDS:
+        expected: tuple[Places, ...] = (_RECORDS[need.target][0],)
+    elif need.target in _HALF_RESOLUTION:
+        expected = (Places.MAP, Places.COARSE_CELLS)
+    elif need.target is Target.BOX_CODE:
+        expected = (Places.MAP, Places.CELLS, Places.BOXES)
+    else:
+        expected = (Places.MAP, Places.CELLS, Places.POINTS)
+    if need.places not in expected:
+        kinds = " or ".join(f"Places.{places.name}" for places in expected)
+        raise PlanError(f"{need}: it exists only at {kinds}; declare the need there")
+
+
+def _merged(
+    places: Mapping[Places, FeatureDType], coverage: Coverage
+) -> Mapping[Places, FeatureDType]:
+    sampled = {*CELL_PLACES, Places.POINTS} & places.keys()
+    if Places.MAP in places or (coverage is Coverage.DENSE and sampled):
+        return {Places.MAP: max(places.values())}
+    return {kind: places[kind] for kind in Places if kind in places}
+
+
+def array_name(target: Target, places: Places) -> str:
+    """Path of a map target's array: its name, in a folder named after the places."""
+    return str(target) if places is Places.MAP else f"{places}/{target}"
+
+
+def _arrays_of(
+    target: Target, places: Places, dtype: FeatureDType, shapes: TeacherShapes
+) -> list[ArraySpec]:
+    if target in _RECORDS:
+        parts = [*_RECORDS[target][1]]
+        if target is Target.DETECTIONS:
+            parts.append(("probability", (shapes.classes,), "float16"))
         return [
-            ArraySpec(name=f"boxes/{part}", places=places, shape=shape, dtype=dtype)
-            for part, shape, dtype in _BOX_PARTS
+            ArraySpec(
+                name=f"{places}/{part}",
+                places=places,
+                shape=shape,
+                dtype=kind,
+                max_error=FLOAT16_ERROR if kind == "float16" else 0.0,
+            )
+            for part, shape, kind in parts
         ]
-    channels = shapes.channels(target)
-    if target is Target.BOX_CODE and places is Places.BOXES:
-        # Only the head that knows the box's class speaks of it.
-        channels = BOX_CODE_SIZE
-    shape = (channels, *shapes.grid.shape) if places is Places.MAP else (channels,)
-    lossless = target is Target.BOX_CODE
+    # At a box only the head that knows its class speaks.
+    channels = shapes.code_size if places is Places.BOXES else shapes.channels(target)
+    shape = {
+        Places.MAP: (channels, *shapes.grid_of(target).shape),
+        Places.POINTS: (NUM_POINTS, channels),
+    }.get(places, (channels,))
     return [
         ArraySpec(
-            name=str(target),
+            name=array_name(target, places),
             places=places,
             shape=shape,
-            dtype="float32" if lossless else "float16",
-            max_error=0.0 if lossless else FLOAT16_ERROR,
+            dtype=dtype,
+            max_error=FLOAT16_ERROR if dtype == "float16" else 0.0,
         )
     ]
 
 
-def unmet(needs: Iterable[Need], arrays: Sequence[ArraySpec]) -> list[str]:
+def unmet(
+    needs: Iterable[Need], arrays: Sequence[ArraySpec], masks: Sequence[CellMask]
+) -> list[str]:
     """The needs that the arrays do not serve, as ``bev_high at cells``.
 
-    A whole map serves a need at any places; values at cells also need the cell index.
+    A whole map serves a need at any places; values at cells also need the cell index, with the
+    cells of the method's mask among them.
     """
-    held = {spec.name: spec.places for spec in arrays}
+    held = {spec.name for spec in arrays}
 
     def served(need: Need) -> bool:
-        if need.places is Places.CELLS and CELL_INDEX not in held:
+        if need.target in _RECORDS:
+            return f"{need.places}/{_RECORDS[need.target][1][0][0]}" in held
+        if need.places in CELL_PLACES and (
+            need.places.index_array not in held or need.mask not in masks
+        ):
             return False
-        name = "boxes/centre" if need.target is Target.BOXES else str(need.target)
-        return held.get(name) in (need.places, Places.MAP)
+        return not held.isdisjoint({str(need.target), array_name(need.target, need.places)})
 
-    return [f"{need.target} at {need.places}" for need in sorted(set(needs)) if not served(need)]
+    return sorted({str(need) for need in needs if not served(need)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,25 +267,23 @@ class EstimateRow:
     total: int
 
 
-def estimate(
-    specs: Sequence[ArraySpec], *, frames: int, boxes_total: int, cells_total: int
-) -> list[EstimateRow]:
+def estimate(specs: Sequence[ArraySpec], lengths: Mapping[Places, int]) -> list[EstimateRow]:
     """One row an array, ground truth included.
 
     Args:
         specs: The plan.
-        frames: Rows of the dump, at least 1.
-        boxes_total: True boxes of all frames, after the filter.
-        cells_total: Foreground cells of all frames.
+        lengths: How many places the whole dump has of each kind; rows (at least 1) under
+            ``Places.ROWS``. Kinds that are not listed have none.
     """
-    places = {Places.MAP: frames, Places.BOXES: boxes_total, Places.CELLS: cells_total}
+    rows = lengths[Places.ROWS]
+    counts = {**lengths, Places.MAP: rows, Places.POINTS: lengths.get(Places.BOXES, 0)}
     return [
         EstimateRow(
             array=spec.name,
-            shape=" x ".join([str(spec.places), *map(str, spec.shape)]),
+            shape=" x ".join([str(spec.places.counted_as), *map(str, spec.shape)]),
             dtype=spec.dtype,
-            bytes_per_frame=places[spec.places] * spec.value_bytes / frames,
-            total=places[spec.places] * spec.value_bytes,
+            bytes_per_frame=counts.get(spec.places, 0) * spec.value_bytes / rows,
+            total=counts.get(spec.places, 0) * spec.value_bytes,
         )
         for spec in (*specs, GT_VALUES, GT_LABELS)
     ]

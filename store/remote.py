@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
 from store.errors import DamagedStoreError, RemoteError, UnsafeStoreError
@@ -21,6 +21,8 @@ RETRIES = 5
 # Files under way at once.
 CONNECTIONS = 8
 PATIENCE = timedelta(seconds=60)
+# By what a service tells a file's versions apart; {} where there is no file.
+Version = dict[str, str]
 
 
 def is_url(location: str) -> bool:
@@ -64,15 +66,21 @@ class Remote:
             UnsafeStoreError: It has more than ``limit`` bytes.
             RemoteError: The service does not give it.
         """
+        return self.get_version(key, limit)[0]
+
+    def get_version(self, key: str, limit: int) -> tuple[bytes | None, Version]:
+        """A file's bytes, and by what the service knows this version of it; raises as ``get``."""
         try:
             answer = obstore.get(self._store(), key)
             if answer.meta["size"] > limit:
                 raise UnsafeStoreError(
                     f"{self.name}/{key} has {answer.meta['size']} bytes; at most {limit} fit"
                 )
-            return bytes(answer.bytes())
+            marks = {"e_tag": answer.meta["e_tag"], "version": answer.meta["version"]}
+            version = {name: mark for name, mark in marks.items() if mark is not None}
+            return bytes(answer.bytes()), version
         except FileNotFoundError:
-            return None
+            return None, {}
         except (BaseError, OSError) as error:
             raise self._explained(error, "read", key) from error
 
@@ -83,14 +91,39 @@ class Remote:
             RemoteError: The service does not take it, or is read-only.
             DamagedStoreError: It gives back other bytes.
         """
+        self._put(key, data, "overwrite")
+        if self.get(key, len(data)) != data:
+            raise DamagedStoreError(f"{self.name}/{key} reads back differently from what was sent")
+
+    def put_version(self, key: str, data: bytes, replaced: Version) -> bool:
+        """Write a file unless someone else has changed it meanwhile.
+
+        Args:
+            key: Its path.
+            data: The new bytes.
+            replaced: Of ``get_version``: what is there as far as the caller knows.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            RemoteError: The service does not take it, or is read-only.
+        """
+        try:
+            self._put(key, data, replaced or "create")
+        except RemoteError as error:
+            if isinstance(error.__cause__, AlreadyExistsError | PreconditionError):
+                return False
+            raise
+        return True
+
+    def _put(self, key: str, data: bytes, mode: Any) -> None:
         if not self.writable:
             raise RemoteError(f"{self.name} is read-only; write to one of {WRITABLE} or a folder")
         try:
-            obstore.put(self._store(), key, data)
+            obstore.put(self._store(), key, data, mode=mode)
         except (BaseError, OSError) as error:
             raise self._explained(error, "write", key) from error
-        if self.get(key, len(data)) != data:
-            raise DamagedStoreError(f"{self.name}/{key} reads back differently from what was sent")
 
     def _store(self) -> Any:
         if self._handle is None or self._handle[0] != os.getpid():

@@ -1,5 +1,6 @@
 """What a cache holds and for what it was made: the fingerprint both stages agree on."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,14 +19,24 @@ from pydantic import (
     model_validator,
 )
 
+from frames.augment import BevAugment, BevAugmentConfig
+from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
+from frames.heatmap import CENTER_HEAD
+from store.encoding import ChannelAxis, Encoding
+
+# Those whose payload's number type does not say what it means.
+PackedEncoding = Literal[Encoding.BFLOAT16, Encoding.UINT8, Encoding.FLOAT8]
 
 FORMAT_VERSION: Literal[1] = 1
-CELL_INDEX = "cells/index"
 # No teacher's map of one frame comes near it; a larger one is a mistake or an attack.
 MAX_VALUE_BYTES = 1 << 28
 # Nor do all arrays of one frame.
 MAX_ROW_BYTES = 1 << 30
+# The nine points of a box have a vector each.
+MAX_VALUE_AXES = 2
+# Three hundred epochs, each with an augmentation of its own, are more than anyone trains.
+MAX_VIEWS = 1024
 
 ITEM_BYTES = {
     "float16": 2,
@@ -33,9 +45,10 @@ ITEM_BYTES = {
     "int32": 4,
     "int64": 8,
     "uint8": 1,
+    "uint16": 2,
     "uint32": 4,
 }
-DTypeName = Literal["float16", "float32", "float64", "int32", "int64", "uint8", "uint32"]
+DTypeName = Literal["float16", "float32", "float64", "int32", "int64", "uint8", "uint16", "uint32"]
 ArrayName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*$", max_length=128)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # Folders the store itself uses; a target may not hide in them.
@@ -45,23 +58,60 @@ RESERVED_FOLDERS = frozenset({"gt", "index", "offsets", "parts", "rows"})
 class Target(StrEnum):
     """What a teacher says of a frame.
 
-    ``bev_low`` and ``bev_high`` are the map before and after the BEV backbone; ``box_code`` the
-    regression channels before decoding; ``boxes`` the decoded boxes.
+    Maps: ``bev_low`` and ``bev_high`` before and after the BEV backbone, ``bev_camera`` and
+    ``bev_lidar`` the branches of a fusion teacher, ``stage_0`` and ``stage_1`` the backbone's
+    stages at full and half resolution, ``label_0`` and ``label_1`` a label encoder's features at
+    the same two, ``heatmap_logit``, ``box_code`` the regression channels before decoding,
+    ``anchor_logit`` the class logits of a cell's anchors. ``relation`` are cosines between
+    ``bev_high`` at the nine points of a box. ``boxes`` are decoded at each true box, ``anchors``
+    at each positive anchor; ``detections`` are the best boxes found, true or not.
     """
 
     BEV_LOW = "bev_low"
     BEV_HIGH = "bev_high"
+    BEV_CAMERA = "bev_camera"
+    BEV_LIDAR = "bev_lidar"
+    STAGE_0 = "stage_0"
+    STAGE_1 = "stage_1"
+    LABEL_0 = "label_0"
+    LABEL_1 = "label_1"
     HEATMAP_LOGIT = "heatmap_logit"
     BOX_CODE = "box_code"
+    ANCHOR_LOGIT = "anchor_logit"
+    RELATION = "relation"
     BOXES = "boxes"
+    ANCHORS = "anchors"
+    DETECTIONS = "detections"
 
 
 class Places(StrEnum):
-    """Where a target is read: the whole map, the foreground mask's cells, or each true box."""
+    """Where a target is read.
+
+    The whole map; the foreground mask's cells, on the grid or at half its resolution; the nine
+    points of each true box; each true box, positive anchor, or detection; or once a row.
+    """
 
     MAP = "map"
     CELLS = "cells"
+    COARSE_CELLS = "coarse_cells"
+    POINTS = "points"
     BOXES = "boxes"
+    ANCHORS = "anchors"
+    DETECTIONS = "detections"
+    ROWS = "rows"
+
+    @property
+    def counted_as(self) -> "Places":
+        """Whose number in a row decides how many values there are."""
+        return Places.BOXES if self is Places.POINTS else self
+
+    @property
+    def index_array(self) -> str:
+        """Array that says which cells a row's values belong to."""
+        return f"{self}/index"
+
+
+CELL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
 
 
 class Coverage(StrEnum):
@@ -71,17 +121,27 @@ class Coverage(StrEnum):
     DENSE = "dense"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+FeatureDType = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """One thing a method reads of the cache.
 
     Attributes:
         target: What.
         places: Where.
+        dtype: How exactly: float16 is within 2**-11 of ``max(1, |value|)``, float32 lossless.
+        mask: Which cells; counts where ``places`` are cells.
     """
 
     target: Target
     places: Places
+    dtype: FeatureDType = "float16"
+    mask: CellMask = CENTER_HEAD
+
+    def __str__(self) -> str:
+        return f"{self.target} at {self.places}"
 
 
 class _Frozen(BaseModel):
@@ -94,9 +154,12 @@ class ArraySpec(_Frozen):
     Attributes:
         name: Path inside the store, for example ``boxes/centre``.
         places: What one value belongs to.
-        shape: Of one place's value: (C, H, W) for a map, (C,) or () for cells and boxes.
+        shape: Of one place's value: (C, H, W) for a map, (9, C) for the points of a box, else (C,)
+            or ().
         dtype: Stored number type, little-endian.
-        max_error: Bound on ``|stored - given| / max(1, |given|)``; 0 means lossless.
+        max_error: Bound on ``|stored - given| / max(1, |given|)``; 0 means lossless. With ranges it
+            is relative to the largest magnitude of the channel in the row.
+        encoding: How floats are packed into integers; None where the dtype says it.
     """
 
     name: ArrayName
@@ -104,13 +167,19 @@ class ArraySpec(_Frozen):
     shape: tuple[PositiveInt, ...]
     dtype: DTypeName
     max_error: float = Field(0.0, ge=0, lt=1)
+    encoding: PackedEncoding | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> "ArraySpec":
         if self.places is Places.MAP and len(self.shape) != 3:
             raise ValueError(f"{self.name}: a map is (C, H, W), found {self.shape}")
-        if self.places is not Places.MAP and len(self.shape) > 1:
-            raise ValueError(f"{self.name}: one value is (C,) or (), found {self.shape}")
+        if self.places is not Places.MAP and len(self.shape) > MAX_VALUE_AXES:
+            raise ValueError(f"{self.name}: one value is (9, C), (C,) or (), found {self.shape}")
+        if self.encoding and (self.dtype != self.encoding.payload_dtype or not self.shape):
+            raise ValueError(
+                f"{self.name}: {self.encoding} packs vectors and maps into "
+                f"{self.encoding.payload_dtype}, found {self.dtype} {self.shape}"
+            )
         if self.value_bytes > MAX_VALUE_BYTES:
             raise ValueError(f"{self.name}: {self.value_bytes} bytes a value is absurd")
         return self
@@ -119,6 +188,30 @@ class ArraySpec(_Frozen):
     def value_bytes(self) -> int:
         """Bytes of one place's value, uncompressed."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def target(self) -> Target:
+        """What of the teacher it holds, where it is a target's only array at its places.
+
+        Raises:
+            ValueError: It is a part of a target, such as ``boxes/yaw``.
+        """
+        return Target(self.name.split("/")[-1])
+
+    @property
+    def channel_axis(self) -> ChannelAxis:
+        """Axis of the channels in a row's values."""
+        return 0 if self.places is Places.MAP else -1
+
+    @property
+    def ranges(self) -> "ArraySpec | None":
+        """The array that decoding needs beside this one."""
+        if self.encoding is None or not self.encoding.has_ranges:
+            return None
+        channels = self.shape[self.channel_axis]
+        return ArraySpec(
+            name=f"{self.name}_range", places=Places.ROWS, shape=(channels, 2), dtype="float32"
+        )
 
 
 # The ground truth as the teacher saw it; stored with every cache, whatever the methods need.
@@ -149,7 +242,7 @@ class DatasetIdentity(_Frozen):
         name: For example ``nuscenes``.
         version: For example ``v1.0-mini``.
         split: For example ``mini_train``.
-        token_hash: ``rows.token_hash`` of the ordered frame tokens.
+        token_hash: ``rows.token_hash`` of the frame tokens, in order, each once.
         ground_truth_filter: What decided which annotations count.
     """
 
@@ -158,6 +251,35 @@ class DatasetIdentity(_Frozen):
     split: str
     token_hash: Sha256
     ground_truth_filter: dict[str, JsonValue]
+
+
+class DrawnViews(_Frozen):
+    """The teacher saw each frame on several drawn BEV augmentations.
+
+    Attributes:
+        views: So many; each is a row.
+        ranges: What they are drawn from.
+        seed: Of the draws.
+    """
+
+    views: int = Field(ge=2, le=MAX_VIEWS)
+    ranges: BevAugmentConfig
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _not_all_the_same(self) -> "DrawnViews":
+        if self.ranges == BevAugmentConfig():
+            raise ValueError("bev_augment is off: all views of a frame would be the same")
+        return self
+
+    def draw(self, token: str, view: int) -> BevAugment:
+        """The augmentation of one view of a frame; depends on nothing but these and the seed."""
+        name = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8])
+        return self.ranges.draw(np.random.default_rng([self.seed, name, view]))
+
+
+# Canonical: one view of each frame, as it is.
+Augmentation = Literal["canonical"] | DrawnViews
 
 
 class Fingerprint(_Frozen):
@@ -170,9 +292,11 @@ class Fingerprint(_Frozen):
         grid: Of every map and cell index.
         classes: Names, in the order of labels and heat map channels.
         coverage: Whole maps or places.
-        augmentation: ``canonical``: the teacher saw the frames as they are.
+        augmentation: On which views of the frames the teacher spoke.
+        masks: Values at cells are those of their union.
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
+        sources: Manifest hashes of the stores that this one was merged from, in order.
     """
 
     format: Literal[1] = FORMAT_VERSION
@@ -181,9 +305,11 @@ class Fingerprint(_Frozen):
     grid: BEVGrid
     classes: tuple[str, ...] = Field(min_length=1)
     coverage: Coverage
-    augmentation: Literal["canonical"] = "canonical"
+    augmentation: Augmentation = "canonical"
+    masks: tuple[CellMask, ...] = ()
     arrays: tuple[ArraySpec, ...]
     code_revision: str
+    sources: tuple[Sha256, ...] = ()
 
     @model_validator(mode="after")
     def _arrays_fit_together(self) -> "Fingerprint":
@@ -198,14 +324,28 @@ class Fingerprint(_Frozen):
             raise ValueError(f"arrays inside arrays: {sorted(nested)}")
         if sum(spec.value_bytes for spec in self.arrays) > MAX_ROW_BYTES:
             raise ValueError(f"one row has more than {MAX_ROW_BYTES} bytes, which is absurd")
-        if any(s.places is Places.CELLS for s in self.arrays) and CELL_INDEX not in names:
-            raise ValueError(f"values at cells need the array {CELL_INDEX!r}")
+        if missing := [s.name for s in self.arrays if s.ranges and s.ranges not in self.arrays]:
+            raise ValueError(f"the ranges of {missing} are not stored")
+        for places in CELL_PLACES:
+            if any(s.places is places for s in self.arrays) and places.index_array not in names:
+                raise ValueError(f"values at {places} need the array {places.index_array!r}")
         return self
+
+    @property
+    def views(self) -> int:
+        """Rows of each frame."""
+        return 1 if self.augmentation == "canonical" else self.augmentation.views
 
     @property
     def stored(self) -> tuple[ArraySpec, ...]:
         """The targets, then the ground truth: every array with a digest, in digest order."""
         return (*self.arrays, GT_VALUES, GT_LABELS)
+
+    @property
+    def given(self) -> tuple[ArraySpec, ...]:
+        """The arrays a teacher's values come in: all but the ranges, which encoding adds."""
+        derived = {spec.ranges.name for spec in self.arrays if spec.ranges}
+        return tuple(spec for spec in self.arrays if spec.name not in derived)
 
     def mismatches(self, expected: "Fingerprint") -> list[str]:
         """Readable lines such as ``grid.cell_size: found 0.8, expected 1.2``; [] if equal."""

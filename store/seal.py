@@ -35,8 +35,7 @@ def pack(root: Path, plan: Plan) -> Manifest:
         fingerprint=plan.fingerprint,
         counts=Counts(
             rows=len(plan.rows),
-            boxes=int(counts[Places.BOXES].sum()),
-            cells=int(counts[Places.CELLS].sum()) if Places.CELLS in counts else 0,
+            places={places: int(lengths.sum()) for places, lengths in counts.items()},
             token_width=fixed["rows/token"].shape[1],
             scene_width=fixed["rows/scene"].shape[1],
         ),
@@ -86,11 +85,10 @@ def _fixed_arrays(
     plan: Plan, counts: dict[Places, npt.NDArray[np.int64]], digests: npt.NDArray[np.uint32]
 ) -> dict[str, npt.NDArray[Any]]:
     rows = plan.rows
-    identity = np.eye(2, 3, dtype=np.float32)
     arrays: dict[str, npt.NDArray[Any]] = {
         "rows/token": packed_names([row.token for row in rows]),
-        "rows/view": np.zeros(len(rows), np.int32),
-        "rows/bev_augment": np.tile(identity, (len(rows), 1, 1)),
+        "rows/view": np.array([row.view for row in rows], np.int32),
+        "rows/bev_augment": np.stack([row.bev_augment for row in rows]),
         "rows/scene": packed_names([row.scene for row in rows]),
         "rows/timestamp_us": np.array([row.timestamp_us for row in rows], np.int64),
         "rows/prev": np.array([row.prev for row in rows], np.int64),

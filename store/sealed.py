@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from frames.augment import BevAugment
 from store.chunk import RaggedChunk, read_fixed
 from store.errors import DamagedRowError, DamagedStoreError, UnsafeStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
-from store.rows import unpacked_names
-from store.schema import MAX_ROW_BYTES, ArraySpec, Places
+from store.rows import RowIdentity, unpacked_names
+from store.schema import MAX_ROW_BYTES, ArraySpec
 from store.source import Source
 from store.values import digest
 
@@ -22,7 +24,7 @@ class SealedRows:
     Chunk files are opened when a row of them is first read. Pickling closes them.
 
     Attributes:
-        row_of: Row of each token, in row order.
+        row_of: Row of each token's view 0, in row order.
     """
 
     def __init__(self, source: Source, manifest: Manifest) -> None:
@@ -36,18 +38,19 @@ class SealedRows:
         for key in fixed:
             check_file(source.root / key, manifest.files[key])
         self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
-        try:
-            tokens = unpacked_names(self._fixed("rows/token"))
-        except UnicodeDecodeError as error:
-            raise DamagedStoreError(f"the tokens of {source.name} are no UTF-8") from error
-        self.row_of = {token: row for row, token in enumerate(tokens)}
+        self._views = manifest.fingerprint.views
+        self._tokens = self._names("rows/token")
+        self.row_of = {
+            token: row for row, token in enumerate(self._tokens) if row % self._views == 0
+        }
+        self._augments = self._fixed("rows/bev_augment")
         self._digests = self._fixed("index/digest")
         self._offsets = {
             places: self._fixed(offsets_key(places))
             for places in ragged_places(manifest.fingerprint)
         }
         self._ragged = {
-            spec.name: (self._layouts[spec.name], self._offsets[spec.places])
+            spec.name: (self._layouts[spec.name], self._offsets[spec.places.counted_as])
             for spec in manifest.fingerprint.stored
             if spec.name in self._layouts
         }
@@ -60,6 +63,27 @@ class SealedRows:
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._digests[row])
+
+    def identities(self) -> list[RowIdentity]:
+        """Who the rows are, in order."""
+        columns = {
+            "token": self._tokens,
+            "scene": self._names("rows/scene"),
+            "timestamp_us": self._fixed("rows/timestamp_us").tolist(),
+            "global_from_ego": self._fixed("rows/global_from_ego"),
+            "prev": self._fixed("rows/prev").tolist(),
+            "next": self._fixed("rows/next").tolist(),
+            "view": self._fixed("rows/view").tolist(),
+            "bev_augment": self._augments,
+        }
+        return [
+            RowIdentity(**dict(zip(columns, row, strict=True)))
+            for row in zip(*columns.values(), strict=True)
+        ]
+
+    def augment(self, row: int) -> BevAugment:
+        """How the teacher saw the row's frame."""
+        return BevAugment(torch.from_numpy(self._augments[row].copy()))
 
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array, not yet held against their digest.
@@ -85,7 +109,7 @@ class SealedRows:
         """
         for column, spec in enumerate(self._manifest.fingerprint.stored):
             if spec.name in self._layouts:
-                for token, row in self.row_of.items():
+                for row, token in enumerate(self._tokens):
                     if digest(self.values(spec, row)) != self._digests[row, column]:
                         raise DamagedRowError(
                             token, spec.name, "its bytes do not have their digest"
@@ -99,6 +123,12 @@ class SealedRows:
                 f"{self._source.name}/{key} does not decode ({error}); fetch the store again"
             ) from error
 
+    def _names(self, key: str) -> tuple[str, ...]:
+        try:
+            return unpacked_names(self._fixed(key))
+        except UnicodeDecodeError as error:
+            raise DamagedStoreError(f"{self._source.name}/{key} is no UTF-8: {error}") from error
+
     def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
         chunk = self._chunks.get((layout.key, index))
         if chunk is None:
@@ -111,12 +141,12 @@ class SealedRows:
 
     def _check_index(self) -> None:
         counts = self._manifest.counts
-        ends = {places: counts.places(places) for places in self._offsets}
+        ends = {places: counts.values(places) for places in self._offsets}
         in_order = all(
             offsets[0] == 0 and offsets[-1] == ends[places] and (offsets[1:] >= offsets[:-1]).all()
             for places, offsets in self._offsets.items()
         )
-        if len(self.row_of) != counts.rows or not in_order or not self._fixed("index/state").all():
+        if not (in_order and self._views_in_order() and self._fixed("index/state").all()):
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
@@ -130,6 +160,19 @@ class SealedRows:
         """Bytes of each row's ragged values; float64, as a hostile index may say anything."""
         total = np.zeros(self._manifest.counts.rows)
         for spec in self._manifest.fingerprint.stored:
-            if spec.places is not Places.MAP:
-                total += np.diff(self._offsets[spec.places]) * float(spec.value_bytes)
+            if spec.name in self._ragged:
+                total += np.diff(self._ragged[spec.name][1]) * float(spec.value_bytes)
         return total
+
+    def _views_in_order(self) -> bool:
+        """Whether each frame's views lie side by side, and a canonical store has but one."""
+        rows, views = self._manifest.counts.rows, self._views
+        repeated = [token for token in self.row_of for _ in range(views)]
+        numbers = self._fixed("rows/view")
+        drawn = self._manifest.fingerprint.augmentation != "canonical"
+        matrices = np.isfinite(self._augments) if drawn else self._augments == np.eye(2, 3)
+        return (
+            repeated == list(self._tokens)
+            and bool((numbers == np.arange(rows) % views).all())
+            and bool(matrices.all())
+        )

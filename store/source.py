@@ -1,12 +1,15 @@
 """Where the files of a sealed store come from: its own folder, or a mirror of one behind a URL."""
 
 import os
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from store.errors import DamagedStoreError, NotACacheError
+from pydantic import ByteSize, TypeAdapter
+
+from store.errors import DamagedStoreError, MirrorError, NotACacheError
 from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, replace_file
 from store.guard import check_size, refuse_links
 from store.layout import MANIFEST
@@ -17,6 +20,8 @@ from store.remote import CONNECTIONS, Remote
 MIRROR_VARIABLE = "BEVCACHE_MIRROR"
 MIRROR_BYTES_VARIABLE = "BEVCACHE_MIRROR_BYTES"
 MIRROR_BYTES = 50 << 30
+# A file arrives whole before it is written, so that no writing takes as long.
+STALE_SECONDS = 3600
 
 
 @runtime_checkable
@@ -95,7 +100,7 @@ class MirrorSource:
         self.name = remote.name
         self.root = folder / manifest.root_hash
         self._files = manifest.files
-        replace_file(self.root / MANIFEST, data)
+        self._keep(MANIFEST, data)
 
     def prepare(self, manifest: Manifest) -> None:
         """Nothing to do: each file is checked as it arrives."""
@@ -130,7 +135,17 @@ class MirrorSource:
             raise DamagedStoreError(
                 f"{self.name}/{key} is not as it was written; copy the store there again"
             )
-        replace_file(self.root / key, data)
+        self._keep(key, data)
+
+    def _keep(self, key: str, data: bytes) -> None:
+        try:
+            replace_file(self.root / key, data)
+        except OSError as error:
+            raise MirrorError(
+                f"cannot write {self.root / key}: {error.strerror}. Remote stores are mirrored "
+                f"there: make room, set {MIRROR_VARIABLE} to another folder, or "
+                f"{MIRROR_BYTES_VARIABLE} to fewer bytes"
+            ) from error
 
 
 def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
@@ -142,8 +157,9 @@ def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
         except FileNotFoundError:
             # Another process evicts too.
             continue
-        # A temporary file is another process's, on its way.
-        if path.is_file() and path.suffix != TEMPORARY:
+        if path.suffix == TEMPORARY:
+            _sweep(path, status.st_mtime)
+        elif path.is_file():
             files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
@@ -152,6 +168,12 @@ def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
         if path not in keep:
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _sweep(temporary: Path, written: float) -> None:
+    """Remove a file that a killed process has left, not one that is on its way."""
+    if written < time.time() - STALE_SECONDS:
+        temporary.unlink(missing_ok=True)
 
 
 def mirror_folder() -> Path:
@@ -164,5 +186,15 @@ def mirror_folder() -> Path:
 
 
 def mirror_bytes() -> int:
-    """How large it may grow: ``BEVCACHE_MIRROR_BYTES``, or 50 GiB."""
-    return int(os.environ.get(MIRROR_BYTES_VARIABLE, MIRROR_BYTES))
+    """How large it may grow: ``BEVCACHE_MIRROR_BYTES`` (``20000000000``, ``20GB``), or 50 GiB.
+
+    Raises:
+        MirrorError: The variable holds no size.
+    """
+    text = os.environ.get(MIRROR_BYTES_VARIABLE, str(MIRROR_BYTES))
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValueError as error:
+        raise MirrorError(
+            f"{MIRROR_BYTES_VARIABLE}={text!r} is no size: expected bytes, or 20GB, 20GiB"
+        ) from error

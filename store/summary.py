@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from store.catalogue import resolve
 from store.dump_plan import Plan
 from store.errors import NotACacheError
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART
@@ -22,13 +23,18 @@ def summary(place: Path | str) -> dict[str, Any]:
         NotACacheError: There is no store.
         FormatVersionError: Written in another format.
         DamagedStoreError: The manifest or the plan is not as it was written.
+        CatalogueError: The name is not listed, or names another store than the one found.
     """
-    path = Path(place)
-    if is_url(str(place)) or (path / MANIFEST).exists():
-        return _sealed(str(place), manifest_of(locate(place)))
-    if (path / PLAN).exists():
-        return _unsealed(path, Plan.load(path))
-    raise NotACacheError(f"{path} holds no store: found neither {MANIFEST} nor {PLAN}")
+    named = resolve(place)
+    path = Path(named.location)
+    if is_url(str(named.location)) or (path / MANIFEST).exists():
+        found = _sealed(str(named.location), manifest_of(locate(named.location)))
+    elif (path / PLAN).exists():
+        found = _unsealed(path, Plan.load(path))
+    else:
+        raise NotACacheError(f"{path} holds no store: found neither {MANIFEST} nor {PLAN}")
+    named.check(found["manifest_hash"])
+    return found | {"listed_as": named.listed_as}
 
 
 def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
@@ -36,15 +42,16 @@ def _sealed(name: str, manifest: Manifest) -> dict[str, Any]:
     layouts = {layout.key: layout for layout in (*manifest.maps, *manifest.ragged)}
     weights = {
         spec.name: (
-            counts.places(spec.places) * spec.value_bytes,
+            counts.values(spec.places) * spec.value_bytes,
             sum(manifest.files[key].size for key in layouts[spec.name].chunk_keys),
         )
         for spec in manifest.fingerprint.stored
     }
     done = -(-counts.rows // ROWS_PER_PART)
-    return _document(name, manifest.fingerprint, weights, measured=counts.rows) | {
+    return _document(name, manifest.fingerprint, weights, rows=counts.rows) | {
         "rows": counts.rows,
         "parts": (done, done),
+        "bytes": manifest.size,
         "complete": True,
         "manifest_hash": manifest.root_hash,
     }
@@ -64,19 +71,22 @@ def _unsealed(path: Path, plan: Plan) -> dict[str, Any]:
             else:
                 raw = kept = record.values[spec.name].nbytes
             weights[spec.name] = (weights[spec.name][0] + raw, weights[spec.name][1] + kept)
-    return _document(str(path), plan.fingerprint, weights, measured=max(rows, 1)) | {
+    return _document(str(path), plan.fingerprint, weights, rows=max(rows, 1)) | {
         "rows": len(plan.rows),
         "parts": (done, len(plan.parts)),
+        "bytes": sum(kept for _, kept in weights.values()),
         "complete": False,
         "manifest_hash": "",
     }
 
 
 def _document(
-    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, measured: int
+    name: str, fingerprint: Fingerprint, weights: dict[str, tuple[int, int]], *, rows: int
 ) -> dict[str, Any]:
+    frames = rows / fingerprint.views
     return {
         "name": name.rstrip("/").rsplit("/", 1)[-1],
+        "location": name,
         "fingerprint": fingerprint.model_dump(mode="json"),
         "arrays": [
             {
@@ -84,8 +94,10 @@ def _document(
                 "places": str(spec.places),
                 "shape": spec.shape,
                 "dtype": spec.dtype,
-                "raw_bytes_per_frame": weights[spec.name][0] / measured,
-                "stored_bytes_per_frame": weights[spec.name][1] / measured,
+                "encoding": spec.encoding,
+                "max_error": spec.max_error,
+                "raw_bytes_per_frame": weights[spec.name][0] / frames,
+                "stored_bytes_per_frame": weights[spec.name][1] / frames,
             }
             for spec in fingerprint.stored
         ],

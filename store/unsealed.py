@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from frames.augment import BevAugment
 from store.dump_plan import Plan
 from store.errors import DamagedStoreError
 from store.guard import check_metadata, refuse_links
 from store.layout import ROWS_PER_PART, store_metadata
 from store.part import PartRecord, record_path
+from store.rows import RowIdentity
 from store.schema import ArraySpec
 
 
@@ -18,7 +20,7 @@ class UnsealedRows:
     """The small targets of the committed parts.
 
     Attributes:
-        row_of: Row of each committed token, in row order.
+        row_of: Row of view 0 of each frame whose views are all committed, in row order.
         parts_done: Committed parts.
         parts_total: Parts of the plan.
     """
@@ -33,19 +35,33 @@ class UnsealedRows:
         committed = [part for part in plan.parts if plan.record(root, part) is not None]
         self.parts_done = len(committed)
         self.parts_total = len(plan.parts)
-        self.row_of = {plan.rows[row].token: row for part in committed for row in part}
+        rows = {row for part in committed for row in part}
+        views = plan.fingerprint.views
+        self.row_of = {
+            plan.rows[row].token: row
+            for row in range(0, len(plan.rows), views)
+            if rows.issuperset(range(row, row + views))
+        }
         self._last: tuple[int, PartRecord] | None = None
+
+    def identities(self) -> list[RowIdentity]:
+        """Who the committed rows are, in order."""
+        return [self._plan.rows[row] for row in self.row_of.values()]
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
 
+    def augment(self, row: int) -> BevAugment:
+        """How the teacher saw the row's frame."""
+        return self._plan.rows[row].augment
+
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
         """A copy of the row's values of a ragged array."""
         record = self._record(row)
-        ends = np.cumsum(record.counts[spec.places])
-        end = int(ends[row % ROWS_PER_PART])
-        count = int(record.counts[spec.places][row % ROWS_PER_PART])
+        counts = record.counts[spec.places.counted_as]
+        end = int(np.cumsum(counts)[row % ROWS_PER_PART])
+        count = int(counts[row % ROWS_PER_PART])
         return record.values[spec.name][end - count : end].copy()
 
     def _record(self, row: int) -> PartRecord:

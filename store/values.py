@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
+from store.encoding import decode, encode, largest_error
 from store.errors import RowValueError
 from store.rows import RowValues
-from store.schema import CELL_INDEX, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
+from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 
 
 def digest(values: npt.NDArray[Any]) -> int:
@@ -35,54 +36,96 @@ def checked_row(values: RowValues, token: str, fingerprint: Fingerprint) -> list
     """
     if values.token != token:
         raise RowValueError(f"found the values of {values.token!r}, expected those of {token!r}")
-    wanted = {spec.name for spec in fingerprint.arrays}
+    wanted = {spec.name for spec in fingerprint.given}
     if values.arrays.keys() != wanted:
         raise RowValueError(
             f"row {token!r} has unplanned arrays {sorted(values.arrays.keys() - wanted)} and "
             f"lacks {sorted(wanted - values.arrays.keys())}; the plan holds {sorted(wanted)}"
         )
-    lengths = _lengths(values, token)
+    lengths = _lengths(values, fingerprint)
     arrays = values.arrays | ground_truth_arrays(values.gt)
-    stored = [
-        _stored(spec, arrays[spec.name], lengths, f"array {spec.name!r} of row {token!r}")
-        for spec in fingerprint.stored
-    ]
-    if Places.CELLS in lengths:
-        _check_cells(values.arrays[CELL_INDEX], fingerprint.grid, token)
-    return stored
+    stored: dict[str, npt.NDArray[Any]] = {}
+    for spec in (*fingerprint.given, GT_VALUES, GT_LABELS):
+        name = f"array {spec.name!r} of row {token!r}"
+        values_ = _checked_shape(spec, arrays[spec.name], lengths, name)
+        stored |= _encoded(spec, values_, name) if spec.encoding else _plain(spec, values_, name)
+    for places in CELL_PLACES:
+        if places in lengths:
+            grid = fingerprint.grid if places is Places.CELLS else fingerprint.grid.coarser
+            _check_cells(values.arrays[places.index_array], grid, token)
+    return [stored[spec.name] for spec in fingerprint.stored]
 
 
-def _lengths(values: RowValues, token: str) -> dict[Places, int]:
-    lengths = {Places.BOXES: len(values.gt)}
-    if CELL_INDEX in values.arrays:
-        if values.arrays[CELL_INDEX].ndim != 1:
-            raise RowValueError(f"array {CELL_INDEX!r} of row {token!r} must have one axis")
-        lengths[Places.CELLS] = len(values.arrays[CELL_INDEX])
+def decoded_row(
+    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint
+) -> dict[str, npt.NDArray[Any]]:
+    """A row's arrays, by name, as the teacher gave them but for the declared error."""
+    values = dict(stored)
+    for spec in fingerprint.arrays:
+        if spec.encoding:
+            ranges = values.pop(spec.ranges.name)[0] if spec.ranges else None
+            values[spec.name] = decode(values[spec.name], ranges, spec.encoding, spec.channel_axis)
+    return values
+
+
+def _lengths(values: RowValues, fingerprint: Fingerprint) -> dict[Places, int]:
+    """How many values the row has at each kind of places; arrays of a kind must agree."""
+    lengths = {Places.BOXES: len(values.gt), Places.ROWS: 1}
+    for spec in fingerprint.given:
+        decisive = values.arrays.get(spec.places.index_array, values.arrays[spec.name])
+        lengths.setdefault(spec.places.counted_as, len(np.atleast_1d(decisive)))
     return lengths
 
 
-def _stored(
+def _checked_shape(
     spec: ArraySpec, array: npt.NDArray[Any], lengths: dict[Places, int], name: str
 ) -> npt.NDArray[Any]:
-    leading = () if spec.places is Places.MAP else (lengths[spec.places],)
+    leading = () if spec.places is Places.MAP else (lengths[spec.places.counted_as],)
     if array.shape != (*leading, *spec.shape):
         raise RowValueError(
             f"{name} has shape {array.shape}, expected {(*leading, *spec.shape)} "
             f"({spec.places}, {spec.shape} each)"
         )
+    return array
+
+
+def _plain(spec: ArraySpec, array: npt.NDArray[Any], name: str) -> dict[str, npt.NDArray[Any]]:
     narrows = spec.dtype == "float16" and array.dtype == np.float32
     if array.dtype.name != spec.dtype and not narrows:
         raise RowValueError(f"{name} is {array.dtype.name}, expected {spec.dtype}")
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(array, dtype=spec.dtype)
     # Ground truth is kept as the data set gives it; nuScenes itself has unknown velocities.
-    if spec is not GT_VALUES and stored.dtype.kind == "f" and not np.isfinite(stored).all():
-        worst = array.reshape(-1)[np.flatnonzero(~np.isfinite(stored.reshape(-1)))[0]]
+    if spec is not GT_VALUES:
+        _check_finite(stored, array, name)
+    return {spec.name: stored}
+
+
+def _encoded(spec: ArraySpec, array: npt.NDArray[Any], name: str) -> dict[str, npt.NDArray[Any]]:
+    """Payload and ranges, decoded once to see that the declared bound holds."""
+    assert spec.encoding is not None, "others are stored as they are"
+    if array.dtype not in (np.float32, np.float16):
+        raise RowValueError(f"{name} is {array.dtype.name}, expected float32 or float16")
+    _check_finite(array, array, name)
+    payload, ranges = encode(array, spec.encoding, spec.channel_axis)
+    decoded = decode(payload, ranges, spec.encoding, spec.channel_axis)
+    error = largest_error(array, decoded, ranges, spec.channel_axis)
+    if not error <= spec.max_error:
         raise RowValueError(
-            f"{name} holds {worst}, which {spec.dtype} cannot: expected finite values up to "
+            f"{name} as {spec.encoding} is off by {error:.3g}, more than the declared "
+            f"{spec.max_error:.3g}; choose another --encoding"
+        )
+    beside = {} if ranges is None or spec.ranges is None else {spec.ranges.name: ranges[None]}
+    return {spec.name: payload, **beside}
+
+
+def _check_finite(stored: npt.NDArray[Any], given: npt.NDArray[Any], name: str) -> None:
+    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        worst = given.reshape(-1)[np.flatnonzero(~np.isfinite(stored.reshape(-1)))[0]]
+        raise RowValueError(
+            f"{name} holds {worst}, which {stored.dtype} cannot: expected finite values up to "
             f"{np.finfo(stored.dtype).max}; does the teacher overflow in mixed precision?"
         )
-    return stored
 
 
 def _check_cells(cells: npt.NDArray[Any], grid: BEVGrid, token: str) -> None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
+from store.catalogue import resolve
 from store.errors import CacheError, NotACacheError
 from store.files import MAX_DOCUMENT_BYTES, FileEntry
 from store.guard import refuse_links
@@ -29,6 +31,24 @@ def manifest_of(location: Location) -> Manifest:
     return Manifest.parse(data, f"{location.name}/{MANIFEST}")
 
 
+def finished_store(place: Path | str) -> tuple[Location, Manifest]:
+    """Where a finished store lies, and its manifest.
+
+    Args:
+        place: Folder, URL or ``team:NAME``.
+
+    Raises:
+        NotACacheError: There is none.
+        CatalogueError: The name is not listed, or names another store than the one found.
+        CacheError: The manifest is not as it was written, or cannot be read.
+    """
+    named = resolve(place)
+    location = locate(named.location)
+    manifest = manifest_of(location)
+    named.check(manifest.root_hash)
+    return location, manifest
+
+
 def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: None) -> list[str]:
     """What is wrong with a finished store; [] if nothing is.
 
@@ -36,17 +56,15 @@ def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: No
     digests.
 
     Args:
-        place: Folder or URL.
+        place: Folder, URL or ``team:NAME``.
         on_file: Told the bytes of each file that has been read.
 
     Raises:
         CacheError: There is no manifest to check against, or the service does not answer.
     """
-    location = locate(place)
-    manifest = manifest_of(location)
-    local = isinstance(location, LocalFolder)
-    if local:
-        refuse_links(Path(place), manifest.files)
+    location, manifest = finished_store(place)
+    if isinstance(location, LocalFolder):
+        refuse_links(location.path, manifest.files)
 
     def check(key: str) -> str | None:
         found = _fault(location, key, manifest.files[key])
@@ -55,7 +73,9 @@ def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: No
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         faults = [fault for fault in pool.map(check, sorted(manifest.files)) if fault]
-    return faults or (list(_damaged_rows(Path(place))) if local else [])
+    if not faults and isinstance(location, LocalFolder):
+        faults = list(_damaged_rows(location.path))
+    return faults
 
 
 def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
@@ -85,8 +105,8 @@ def _rows_of(key: str, manifest: Manifest) -> str:
 
 def _damaged_rows(path: Path) -> Iterator[str]:
     cache = open_cache(path)
-    for token in cache.tokens:
+    for token, view in product(cache.tokens, range(cache.views)):
         try:
-            cache[token]
+            cache.row(token, view)
         except CacheError as error:
             yield str(error)

@@ -87,8 +87,9 @@ class StoreWriter:
             FingerprintError: The unfinished store was made for something else.
             StoreWriteError: The folder cannot be written.
         """
-        check_identities(rows)
-        if token_hash(row.token for row in rows) != fingerprint.dataset.token_hash:
+        check_identities(rows, fingerprint.views)
+        tokens = [row.token for row in rows if row.view == 0]
+        if token_hash(tokens) != fingerprint.dataset.token_hash:
             raise RowValueError("the rows' tokens do not have the fingerprint's dataset.token_hash")
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
         _check_destination(path, plan, resume=resume)
@@ -132,6 +133,11 @@ class StoreWriter:
         return self._plan.fingerprint
 
     @property
+    def rows(self) -> tuple[RowIdentity, ...]:
+        """Who the rows are, in order."""
+        return self._plan.rows
+
+    @property
     def pending_parts(self) -> list[range]:
         """The parts still to write; asks the disk, so keep the answer."""
         return [part for part in self.parts if not self.is_committed(part)]
@@ -152,18 +158,30 @@ class StoreWriter:
             SealedStoreError: Others have finished the store meanwhile.
             StoreWriteError: The disk refused; the part is not committed.
         """
-        if part not in self.parts:
-            raise RowValueError(f"{part} is no part of this store; see StoreWriter.parts")
-        if len(values) != len(part):
-            raise RowValueError(f"{part} has {len(part)} rows, found the values of {len(values)}")
+        self._check_part(part, len(values))
         fingerprint = self._plan.fingerprint
         rows = [
             checked_row(row_values, self._plan.rows[row].token, fingerprint)
             for row, row_values in zip(part, values, strict=True)
         ]
-        columns = dict(
-            zip((s.name for s in fingerprint.stored), zip(*rows, strict=True), strict=True)
-        )
+        self.write_stored(part, rows)
+
+    def write_stored(self, part: range, rows: Sequence[list[npt.NDArray[Any]]]) -> None:
+        """Commit one part whose values are in their stored form already, unless it is committed.
+
+        Args:
+            part: One of ``parts``.
+            rows: Of each of its rows the arrays, in the order of ``Fingerprint.stored``; they are
+                not checked again.
+
+        Raises:
+            RowValueError: They are no part of this store; nothing is written.
+            SealedStoreError: Others have finished the store meanwhile.
+            StoreWriteError: The disk refused; the part is not committed.
+        """
+        self._check_part(part, len(rows))
+        stored = self._plan.fingerprint.stored
+        columns = dict(zip((s.name for s in stored), zip(*rows, strict=True), strict=True))
         _refuse_sealed(self.path)
         with (
             self._explained(f"write rows {part.start} to {part.stop - 1}"),
@@ -178,6 +196,12 @@ class StoreWriter:
             record = self._record(rows, columns, shards)
             publish(record_path(self.path, part), record.encode())
 
+    def _check_part(self, part: range, count: int) -> None:
+        if part not in self.parts:
+            raise RowValueError(f"{part} is no part of this store; see StoreWriter.parts")
+        if count != len(part):
+            raise RowValueError(f"{part} has {len(part)} rows, found the values of {count}")
+
     def _write_shards(
         self, part: range, columns: dict[str, tuple[npt.NDArray[Any], ...]]
     ) -> dict[str, FileEntry]:
@@ -191,12 +215,15 @@ class StoreWriter:
 
     def _record(
         self,
-        rows: list[list[npt.NDArray[Any]]],
+        rows: Sequence[list[npt.NDArray[Any]]],
         columns: dict[str, tuple[npt.NDArray[Any], ...]],
         shards: dict[str, FileEntry],
     ) -> PartRecord:
         ragged = [s for s in self._plan.fingerprint.stored if s.places is not Places.MAP]
-        lengths = {s.places: np.array([len(v) for v in columns[s.name]], np.int64) for s in ragged}
+        lengths = {
+            s.places.counted_as: np.array([len(v) for v in columns[s.name]], np.int64)
+            for s in ragged
+        }
         return PartRecord(
             counts={places: lengths[places] for places in ragged_places(self._plan.fingerprint)},
             values={s.name: np.concatenate(columns[s.name]) for s in ragged},
@@ -233,16 +260,16 @@ class StoreWriter:
         rows = SealedRows(source, manifest)
         rows.check_rows()
         cache = Cache(source, manifest.fingerprint, rows, "")
-        for done, token in enumerate(cache.tokens):
-            self._verify(cache, token, self.parts[done // ROWS_PER_PART])
+        for done, row in enumerate(self.rows):
+            self._verify(cache, row, self.parts[done // ROWS_PER_PART])
             if on_progress is not None:
-                on_progress(done + 1, len(cache))
+                on_progress(done + 1, len(self.rows))
         publish(self.path / MANIFEST, manifest.encode())
         _remove_scaffold(self.path)
 
-    def _verify(self, cache: Cache, token: str, part: range) -> None:
+    def _verify(self, cache: Cache, row: RowIdentity, part: range) -> None:
         try:
-            cache[token]
+            cache.row(row.token, row.view)
         except DamagedRowError as error:
             record_path(self.path, part).unlink()
             raise DamagedStoreError(
@@ -271,7 +298,7 @@ def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
         raise StoreWriteError(
             f"cannot {doing} in {path}: {error.strerror} ({error.filename}). {committed} of "
             f"{len(plan.parts)} parts are committed and stay; once the disk takes writes again, "
-            "run the same command with --resume"
+            "run the same command again (dump-teacher: with --resume)"
         ) from error
 
 
@@ -303,7 +330,9 @@ def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:
     found = Plan.load(path)
     mismatches = found.fingerprint.mismatches(plan.fingerprint)
     if found.encode() != plan.encode() and not mismatches:
-        mismatches = ["rows: found other scenes, times, poses or neighbours of the same tokens"]
+        mismatches = [
+            "rows: found other scenes, times, poses, neighbours or views of the same tokens"
+        ]
     if mismatches:
         raise FingerprintError(
             path, mismatches, "Resume with the same data, teacher and configuration, or dump anew."

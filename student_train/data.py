@@ -18,6 +18,7 @@ from frames.loading import load_images, load_points
 from nets.camera_geometry import CameraGeometry
 from runs.sampler import Example
 from store.reader import Cache
+from store.rows import CachedRow
 from store.schema import Need
 from student_train.config import StudentRun
 from student_train.methods.base import TeacherTargets
@@ -96,21 +97,30 @@ class StudentDataset(Dataset[StudentExample]):
         index, position = example
         frame = self.frames[index]
         rng = np.random.default_rng([self.run.fit.seed, position])
-        augment = self.run.bev_augment.draw(rng)
+        augment, targets = self._seen(frame, rng)
         cameras = camera_input(frame, self.run, augment, rng)
         return StudentExample(
-            cameras,
-            Boxes3D(augment.boxes(frame.boxes.values), frame.boxes.labels),
-            self._targets(frame, augment),
-            self._depth(frame, cameras),
+            cameras, augment.boxes3d(frame.boxes), targets, self._depth(frame, cameras)
         )
 
-    def _targets(self, frame: Frame, augment: BevAugment) -> FrameTargets:
+    def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
+        """An augmentation, and the targets in it: a stored view, or the canonical one carried."""
         if self.cache is None:
-            return FrameTargets()
-        row = self.cache[frame.token]
-        same = torch.equal(row.gt.labels, frame.boxes.labels) and torch.allclose(
-            row.gt.values, frame.boxes.values, atol=1e-4
+            return self.run.bev_augment.draw(rng), FrameTargets()
+        if self.cache.views > 1:
+            row = self.cache.row(frame.token, int(rng.integers(self.cache.views)))
+            augment, carried = row.augment, BevAugment.identity()
+        else:
+            row = self.cache[frame.token]
+            augment = carried = self.run.bev_augment.draw(rng)
+        self._check_truth(frame, row)
+        return augment, frame_targets(row, self.needs, self.run.student.grid, carried)
+
+    @staticmethod
+    def _check_truth(frame: Frame, row: CachedRow) -> None:
+        own = row.augment.boxes3d(frame.boxes)
+        same = torch.equal(row.gt.labels, own.labels) and torch.allclose(
+            row.gt.values, own.values, atol=1e-4
         )
         if not same:
             raise DataError(
@@ -118,7 +128,6 @@ class StudentDataset(Dataset[StudentExample]):
                 f"the data set now gives {len(frame.boxes)} (or they moved): dump it again from "
                 "these annotations"
             )
-        return frame_targets(row, self.needs, self.run.student.grid, augment)
 
     def _depth(self, frame: Frame, cameras: CameraInput) -> Tensor | None:
         if self.run.student.depth_loss_weight == 0:

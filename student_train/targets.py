@@ -1,8 +1,9 @@
 """From cached rows to the teacher targets of a batch, carried into the student's frame.
 
-Cached targets are canonical: the teacher saw unaugmented frames. Boxes move by the transform,
-cells move as points, so flips, turns and scales of the BEV frame need no warped maps: the student's
-own map is read where the teacher's cell has gone.
+Canonical targets are those of unaugmented frames. Boxes move by the transform, cells move as
+points, so flips, turns and scales of the BEV frame need no warped maps: the student's own map is
+read where the teacher's cell has gone. Targets of stored views are in their student's frame already
+(carried by the identity, they stay as they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,8 +18,9 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
 from frames.heatmap import center_heatmap
+from store.plan import array_name
 from store.rows import CachedRow
-from store.schema import CELL_INDEX, Need, Places, Target
+from store.schema import Need, Places, Target
 from student_train.methods.base import TeacherTargets
 
 NO_BOX = -1
@@ -39,13 +41,13 @@ class FrameTargets:
 def frame_targets(
     row: CachedRow, needs: Collection[Need], grid: BEVGrid, augment: BevAugment
 ) -> FrameTargets:
-    """What the needs read of one cached row, in the augmented frame."""
+    """What the needs read of one cached row, carried by the augmentation from the row's frame."""
     found: dict[str, Tensor] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)
     at_cells = {need.target for need in needs if need.places is Places.CELLS}
     if at_cells:
-        index = torch.from_numpy(row.arrays[CELL_INDEX]).long()
+        index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
         heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, _classes(row))
         xy = augment.xy(grid.cell_centres(index))
         found["cells"] = xy
@@ -94,10 +96,12 @@ def _boxes(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
 
 def _at_cells(row: CachedRow, target: Target) -> Tensor:
     """The target's values (k, channels) at the row's cells, whichever coverage it has."""
+    at_cells = row.arrays.get(array_name(target, Places.CELLS))
+    if at_cells is not None:
+        return torch.from_numpy(at_cells)
     values = torch.from_numpy(row.arrays[str(target)])
-    if values.ndim == 2:
-        return values
-    return values.flatten(1)[:, torch.from_numpy(row.arrays[CELL_INDEX]).long()].T.contiguous()
+    index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
+    return values.flatten(1)[:, index].T.contiguous()
 
 
 def _classes(row: CachedRow) -> int:

@@ -15,9 +15,9 @@ from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
-from store.match import require_match
+from store.match import require_match, require_views
 from store.reader import Cache
-from store.schema import Need, Target
+from store.schema import Need, Places, Target
 from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset, check_cameras
@@ -105,9 +105,9 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
         grid=run.student.grid,
         student_channels=run.student.channels,
         teacher_channels={
-            Target(spec.name): spec.shape[0]
+            Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
             for spec in cache.fingerprint.arrays
-            if spec.name in set(Target)
+            if (name := spec.name.split("/")[-1]) in set(Target)
         },
     )
     return {name: METHODS[name](config, context) for name, config in configs.items()}
@@ -143,6 +143,7 @@ def train_student(
             tokens=[frame.token for frame in frames],
             needs=needs,
         )
+        require_views(cache, run.bev_augment)
     claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)

@@ -1,39 +1,43 @@
 """Run a teacher once over a split and write what the methods read to the cache."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from frames.box_code import encode_boxes_at
-from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch
 from frames.frame import Frame
-from frames.grid import BEVGrid
-from frames.heatmap import foreground_cells
 from frames.nuscenes import NuScenesConfig
-from store.plan import EstimateRow, estimate, plan_arrays
-from store.rows import RowValues, token_hash
+from store.encoding import Encoding
+from store.plan import EstimateRow, estimate, masks_of, plan_arrays
+from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
 from store.schema import (
-    CELL_INDEX,
-    ArraySpec,
+    CELL_PLACES,
+    Augmentation,
     Coverage,
     DatasetIdentity,
     Fingerprint,
     Need,
     Places,
-    Target,
 )
 from store.writer import StoreWriter
-from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput
+from teacher_dump.protocol import Teacher
+from teacher_dump.teacher_rows import cells_at, teacher_rows
 
-NO_BOX = -1
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpOptions:
+    """How to keep what the methods read.
+
+    Attributes:
+        coverage: Whole maps or places.
+        augmentation: On which views of the frames the teacher speaks.
+        encoding: How features are stored; None: as the methods want them.
+    """
+
+    coverage: Coverage = Coverage.FOREGROUND
+    augmentation: Augmentation = "canonical"
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,12 @@ class DumpPlan:
 
     Attributes:
         fingerprint: Identity of the cache.
+        rows: The views of the frames, in order.
         sizes: Bytes of each array before compression.
     """
 
     fingerprint: Fingerprint
+    rows: list[RowIdentity]
     sizes: list[EstimateRow]
 
 
@@ -54,12 +60,14 @@ def plan_dump(
     frames: Sequence[Frame],
     data: NuScenesConfig,
     needs: Iterable[Need],
-    coverage: Coverage,
+    options: DumpOptions,
 ) -> DumpPlan:
-    """Plan a dump of these frames for methods with these needs."""
-    info = teacher.info
-    arrays = plan_arrays(needs, coverage, info.shapes)
-    cells = sum(len(foreground_cells(frame.boxes, info.shapes.grid)) for frame in frames)
+    """Plan a dump of these frames for methods with these needs.
+
+    Raises:
+        PlanError: The teacher lacks what a method reads, or it cannot be stored.
+    """
+    info, needs = teacher.info, frozenset(needs)
     fingerprint = Fingerprint(
         teacher=info.identity,
         dataset=DatasetIdentity(
@@ -71,13 +79,36 @@ def plan_dump(
         ),
         grid=info.shapes.grid,
         classes=info.classes,
-        coverage=coverage,
-        arrays=arrays,
+        coverage=options.coverage,
+        augmentation=options.augmentation,
+        masks=masks_of(needs),
+        arrays=plan_arrays(needs, options.coverage, info.shapes, options.encoding),
         code_revision=code_revision(),
     )
-    boxes = sum(len(frame.boxes) for frame in frames)
-    sizes = estimate(arrays, frames=len(frames), boxes_total=boxes, cells_total=cells)
-    return DumpPlan(fingerprint, sizes)
+    rows = rows_of_frames(frames, options.augmentation)
+    lengths = _lengths(frames, rows, fingerprint)
+    return DumpPlan(fingerprint, rows, estimate(fingerprint.arrays, lengths))
+
+
+def _lengths(
+    frames: Sequence[Frame], rows: Sequence[RowIdentity], fingerprint: Fingerprint
+) -> dict[Places, int]:
+    """How many places of each kind the rows have, counted in their annotations."""
+    seen = frames_of_rows(frames, range(len(rows)), fingerprint.views)
+    truths = [row.augment.boxes3d(frame.boxes) for row, frame in zip(rows, seen, strict=True)]
+    lengths = {Places.ROWS: len(rows), Places.BOXES: sum(len(boxes) for boxes in truths)}
+    for places in CELL_PLACES:
+        if any(spec.places is places for spec in fingerprint.arrays):
+            lengths[places] = sum(
+                len(cells_at(places, gt, row.token, fingerprint.grid, fingerprint.masks))
+                for row, gt in zip(rows, truths, strict=True)
+            )
+    return lengths
+
+
+def frames_of_rows(frames: Sequence[Frame], rows: Iterable[int], views: int) -> list[Frame]:
+    """The frame of each of these rows, where every frame has so many views side by side."""
+    return [frames[row // views] for row in rows]
 
 
 def dump(
@@ -94,7 +125,7 @@ def dump(
         teacher: Frozen.
         frames: In the order of the plan.
         writer: A store opened with the fingerprint of :func:`plan_dump` for these frames.
-        batch_size: Frames the teacher sees at once.
+        batch_size: Rows the teacher sees at once.
         on_rows: Told how many more rows are done.
 
     Raises:
@@ -102,9 +133,9 @@ def dump(
         DataError: A frame's file is missing or damaged.
     """
     pending = writer.pending_parts
-    on_rows(len(frames) - sum(len(part) for part in pending))
+    on_rows(len(writer.rows) - sum(len(part) for part in pending))
     for part in pending:
-        own = frames[part.start : part.stop]
+        own = frames_of_rows(frames, part, writer.fingerprint.views)
         dump_part(teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows)
     writer.finalise()
 
@@ -118,77 +149,15 @@ def dump_part(
     batch_size: int,
     on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> None:
-    """Run the teacher on the frames of one part, and commit it."""
+    """Run the teacher on the rows of one part, of which these are the frames, and commit it."""
+    made_for = writer.fingerprint
+    augments = [row.augment for row in writer.rows[part.start : part.stop]]
     values: list[RowValues] = []
     for start in range(0, len(frames), batch_size):
-        batch = frames[start : start + batch_size]
-        values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
-        on_rows(len(batch))
+        own = slice(start, start + batch_size)
+        values += teacher_rows(teacher, frames[own], made_for.given, made_for.masks, augments[own])
+        on_rows(len(frames[own]))
     writer.write_part(part, values)
-
-
-def teacher_rows(
-    teacher: Teacher, frames: Sequence[Frame], arrays: Sequence[ArraySpec]
-) -> Iterator[RowValues]:
-    """Run the teacher on a batch and read its output at the planned places."""
-    with torch.inference_mode():
-        output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
-    grid = teacher.info.shapes.grid
-    for b, frame in enumerate(frames):
-        cells = foreground_cells(frame.boxes, grid)
-        boxes = _box_arrays(output, b, len(frame.boxes))
-        values: dict[str, npt.NDArray[Any]] = {}
-        for spec in arrays:
-            if spec.name == CELL_INDEX:
-                values[spec.name] = cells.numpy().astype(np.int32)
-            elif spec.name in boxes:
-                values[spec.name] = boxes[spec.name]
-            elif spec.places is Places.BOXES:
-                own = grid.cell_index(frame.boxes.values[:, :2])
-                code = encode_boxes_at(output.boxes[b, : len(own)].cpu().float(), own, grid)
-                values[spec.name] = code.numpy()
-            else:
-                map_ = _map(output, Target(spec.name), grid)[b].float().cpu()
-                at_cells = spec.places is Places.CELLS
-                values[spec.name] = (map_.flatten(1)[:, cells].T if at_cells else map_).numpy()
-        yield RowValues(token=frame.token, gt=frame.boxes, arrays=values)
-
-
-def _map(output: TeacherOutput, target: Target, grid: BEVGrid) -> Tensor:
-    """One of the teacher's maps, held against its own grid: cells are read by their index."""
-    if target not in output.maps:
-        raise TeacherError(
-            f"the teacher gives no map {target!s}, which a method reads; it gives "
-            f"{sorted(output.maps)}: add it to TeacherOutput.maps, or dump for other --methods"
-        )
-    found = output.maps[target]
-    if found.shape[2:] != grid.shape:
-        raise TeacherError(
-            f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, its "
-            f"info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
-        )
-    return found
-
-
-def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:
-    """Decomposed boxes of one frame; where the teacher has none, zeros and the label -1."""
-    answered = output.answered[b, :count].cpu()
-
-    def masked(values: Tensor, missing: int = 0) -> npt.NDArray[Any]:
-        values = values[:count].cpu()
-        keep = answered.reshape(-1, *[1] * (values.ndim - 1))
-        array: npt.NDArray[Any] = torch.where(keep, values, missing).numpy()
-        return array
-
-    values = output.boxes[b].float()
-    return {
-        "boxes/centre": masked(values[:, CENTRE]),
-        "boxes/size": masked(values[:, SIZE]),
-        "boxes/yaw": masked(values[:, YAW]),
-        "boxes/velocity": masked(values[:, VELOCITY]),
-        "boxes/score": masked(output.scores[b].float()),
-        "boxes/label": masked(output.labels[b], NO_BOX),
-    }
 
 
 def code_revision() -> str:

@@ -35,7 +35,7 @@ class DumpJob:
         factory: ``package.module:factory`` of the teacher.
         checkpoint: What the factory gets, absolute.
         device: ``auto``, ``cpu`` or ``cuda``, as the worker finds it.
-        batch_size: Frames the teacher sees at once.
+        batch_size: Rows the teacher sees at once.
     """
 
     store: Path
@@ -52,7 +52,7 @@ def write_part(job: DumpJob, part: range, frames: Sequence[Frame]) -> None:
     Args:
         job: Whose part it is.
         part: Rows of the store.
-        frames: Of these rows.
+        frames: Of these rows, one a row.
 
     Raises:
         ScaleOutError: This machine lacks the device.

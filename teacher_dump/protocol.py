@@ -2,12 +2,12 @@
 
 The factory is called as ``factory(checkpoint, device)`` with the path given by ``--checkpoint`` (or
 None) and a torch device; it returns an object that fulfils :class:`Teacher`. Its output is written
-to the cache as it comes: ego frame, metres, radians, logits before any sigmoid.
+to the cache as it comes: metres, radians, logits before any sigmoid, in the frame it was shown.
 """
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detections import Detections
 from frames.frame import Frame
@@ -55,6 +56,8 @@ class TeacherOutput:
         scores: Its probability of that ground-truth box's class.
         labels: Its most probable class there.
         answered: False where it has no box, and on padding.
+        lists: What it says at positive anchors and of its own detections: by array name
+            (``anchors/box``, ``detections/score``), each frame's values.
     """
 
     maps: Mapping[Target, Float[Tensor, "b _ h w"]]
@@ -62,6 +65,7 @@ class TeacherOutput:
     scores: Float[Tensor, "b m"]
     labels: Tensor
     answered: Bool[Tensor, "b m"]
+    lists: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -70,8 +74,18 @@ class Teacher(Protocol):
 
     info: TeacherInfo
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
-        """Run on frames, unaugmented; ``boxes`` are their ground truth."""
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
+        """Run on frames, each in its augmented BEV frame.
+
+        Args:
+            frames: As the data set has them; a frame may come several times.
+            boxes: Their ground truth, augmented already.
+            augments: One a frame, to be applied to what the teacher reads: ``augment.points`` to
+                points, ``augment.matrix4`` to the geometry of cameras. The identity unless the
+                dump stores several views.
+        """
         ...
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:

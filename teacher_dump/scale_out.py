@@ -15,6 +15,7 @@ from distributed.scheduler import KilledWorker
 
 from frames.frame import Frame
 from store.writer import StoreWriter
+from teacher_dump.dump import frames_of_rows
 from teacher_dump.part_task import DumpJob, ScaleOutError, write_part
 from teacher_dump.workforce import GPU, Workforce
 
@@ -45,17 +46,19 @@ def dump_on_workers(
             :func:`teacher_dump.part_task.write_part`.
     """
     pending = writer.pending_parts
-    on_rows(len(frames) - sum(len(part) for part in pending))
-    for part in _written(workforce, job, frames, pending):
+    on_rows(len(writer.rows) - sum(len(part) for part in pending))
+    views = writer.fingerprint.views
+    work = deque((part, frames_of_rows(frames, part, views)) for part in pending)
+    for part in _written(workforce, job, work):
         on_rows(len(part))
     writer.finalise()
 
 
 def _written(
-    workforce: Workforce, job: DumpJob, frames: Sequence[Frame], pending: Sequence[range]
+    workforce: Workforce, job: DumpJob, waiting: deque[tuple[range, list[Frame]]]
 ) -> Iterator[range]:
     """Parts as they are committed."""
-    client, waiting = workforce.client, deque(pending)
+    client = workforce.client
     flying: dict[Future, range] = {}
     landed: SimpleQueue[Future] = SimpleQueue()
     try:
@@ -63,8 +66,7 @@ def _written(
             count, resources = able_workers(workforce, job.device)
             workforce.check(count)
             while waiting and len(flying) < PARTS_AHEAD * count:
-                part = waiting.popleft()
-                own = frames[part.start : part.stop]
+                part, own = waiting.popleft()
                 future = client.submit(write_part, job, part, own, pure=False, resources=resources)
                 flying[future] = part
                 future.add_done_callback(landed.put)

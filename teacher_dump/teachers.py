@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from frames.augment import BevAugment
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch
 from frames.detection_classes import DETECTION_CLASSES
@@ -65,9 +66,12 @@ class CenterPointTeacher:
             sweeps=run.data.sweeps,
         )
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
         """See :class:`teacher_dump.protocol.Teacher`."""
-        maps = self._run(frames)
+        seen = zip(frames, augments, strict=True)
+        maps = self._run([augment.points(load_points(frame)) for frame, augment in seen])
         boxes = boxes.to(self.device)
         grid = self.config.grid
         cell = grid.cell_index(boxes.values[..., :2])
@@ -87,14 +91,13 @@ class CenterPointTeacher:
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
-        found = decode(self._run(frames).head, self.config.grid, self.config.decode)
+        maps = self._run([load_points(frame) for frame in frames])
+        found = decode(maps.head, self.config.grid, self.config.decode)
         return [detections.cpu() for detections in found]
 
     @torch.inference_mode()
-    def _run(self, frames: Sequence[Frame]) -> CenterPointMaps:
-        maps: CenterPointMaps = self.network(
-            [load_points(frame).to(self.device) for frame in frames]
-        )
+    def _run(self, clouds: Sequence[torch.Tensor]) -> CenterPointMaps:
+        maps: CenterPointMaps = self.network([cloud.to(self.device) for cloud in clouds])
         return maps
 
     @staticmethod

@@ -46,8 +46,7 @@ class PointDataset(Dataset[tuple[Tensor, Boxes3D]]):
         index, position = example
         frame = self.frames[index]
         augment = self.run.augment.draw(np.random.default_rng([self.run.fit.seed, position]))
-        boxes = Boxes3D(augment.boxes(frame.boxes.values), frame.boxes.labels)
-        return augment.points(load_points(frame)), boxes
+        return augment.points(load_points(frame)), augment.boxes3d(frame.boxes)
 
     @staticmethod
     def collate(examples: list[tuple[Tensor, Boxes3D]]) -> PointBatch:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401  (the hook finds it by attribute)
@@ -11,6 +12,10 @@ install_import_hook(
     ["commands", "frames", "store", "nets", "runs", "teacher_dump", "student_train"],
     "tests.typechecker.checked",
 )
+
+# A busy machine is no failure of a property.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

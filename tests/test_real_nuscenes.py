@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
+from frames.cell_masks import foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.heatmap import foreground_cells, on_grid
+from frames.heatmap import on_grid
 from frames.loading import load_points
 from frames.nuscenes import read_frames
 from runs.checkpoint import load_checkpoint
@@ -94,7 +96,7 @@ def test_the_main_job_on_a_real_frame(tmp_path: Path):
 def check_teacher_looks_where_points_are(checkpoint: Path, frame: Frame) -> None:
     """The sparse encoder's map is zero but near points: a turned or mirrored grid would not be."""
     detector = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
-    output = detector([frame], BoxBatch.pad([frame.boxes]))
+    output = detector([frame], BoxBatch.pad([frame.boxes]), [BevAugment.identity()])
     seen = output.maps[Target.BEV_LOW][0].amax(0) > 0
     points = load_points(frame)
     points = points[GRID.contains(points[:, :2]) & (points[:, 2] > -5) & (points[:, 2] < 3)]
@@ -127,8 +129,8 @@ def check_store(store: Path, frame: Frame) -> None:
     assert row.gt.labels.equal(frame.boxes.labels)
     cells = foreground_cells(frame.boxes, GRID)
     assert row.arrays["cells/index"].tolist() == cells.tolist()
-    assert row.arrays["bev_high"].shape == (len(cells), 512)
-    assert row.arrays["heatmap_logit"].shape == (len(cells), 10)
+    assert row.arrays["cells/bev_high"].shape == (len(cells), 512)
+    assert row.arrays["cells/heatmap_logit"].shape == (len(cells), 10)
     inside = on_grid(BoxBatch.pad([frame.boxes]), GRID)[0]
     assert ((torch.from_numpy(row.arrays["boxes/label"]) >= 0) == inside).all()
     for part in ("centre", "size", "yaw", "velocity", "score"):

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import foreground_cells
 from frames.grid import BEVGrid
-from frames.heatmap import center_heatmap, foreground_cells, gaussian_radius, on_grid
+from frames.heatmap import center_heatmap, gaussian_radius, on_grid
 
 GRID = BEVGrid(x_min=-51.2, y_min=-51.2, cell_size=0.8, shape=(128, 128))
 SMALL = BEVGrid(x_min=-8.0, y_min=-8.0, cell_size=1.0, shape=(16, 16))

@@ -9,10 +9,9 @@ import torch
 
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
-from store.plan import TeacherShapes, plan_arrays
+from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
 from store.schema import (
-    CELL_INDEX,
     Coverage,
     DatasetIdentity,
     Fingerprint,
@@ -66,6 +65,7 @@ def fingerprint(rows: list[RowIdentity], coverage: Coverage = Coverage.FOREGROUN
         grid=GRID,
         classes=CLASSES,
         coverage=coverage,
+        masks=masks_of(NEEDS),
         arrays=plan_arrays(NEEDS, coverage, SHAPES),
         code_revision="abc",
     )
@@ -80,7 +80,7 @@ def row_values(
     arrays: dict[str, npt.NDArray[Any]] = {}
     for spec in made_for.arrays:
         shape = (*lengths[spec.places], *spec.shape)
-        if spec.name == CELL_INDEX:
+        if spec.name == Places.CELLS.index_array:
             arrays[spec.name] = rng.integers(0, GRID.num_cells, shape, dtype=np.int32)
         elif spec.dtype == "int64":
             arrays[spec.name] = rng.integers(0, 2, shape)

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from frames.grid import BEVGrid
+from frames.heatmap import CENTER_HEAD
 from store.errors import FingerprintError, MissingTargetError, PlanError
 from store.match import require_match
 from store.plan import TeacherShapes, estimate, plan_arrays, unmet
@@ -25,13 +26,13 @@ def test_foreground_keeps_cells_and_boxes():
     needs = [
         CELLS,
         Need(Target.HEATMAP_LOGIT, Places.CELLS),
-        Need(Target.BOX_CODE, Places.BOXES),
+        Need(Target.BOX_CODE, Places.BOXES, "float32"),
         Need(Target.BOXES, Places.BOXES),
     ]
     assert brief(plan_arrays(needs, Coverage.FOREGROUND, SHAPES)) == [
-        ("bev_high", "cells", (128,), "float16"),
-        ("heatmap_logit", "cells", (10,), "float16"),
-        ("box_code", "boxes", (10,), "float32"),
+        ("cells/bev_high", "cells", (128,), "float16"),
+        ("cells/heatmap_logit", "cells", (10,), "float16"),
+        ("boxes/box_code", "boxes", (10,), "float32"),
         ("boxes/centre", "boxes", (3,), "float32"),
         ("boxes/size", "boxes", (3,), "float32"),
         ("boxes/yaw", "boxes", (), "float32"),
@@ -50,37 +51,37 @@ def test_dense_stores_whole_maps_and_still_the_cell_index():
 
 
 def test_a_whole_map_serves_every_place():
-    needs = [Need(Target.BOX_CODE, places) for places in (Places.BOXES, Places.MAP)]
+    needs = [Need(Target.BOX_CODE, places, "float32") for places in (Places.BOXES, Places.MAP)]
     specs = plan_arrays(needs, Coverage.FOREGROUND, SHAPES)
     assert brief(specs) == [("box_code", "map", (60, 6, 8), "float32")]
-    assert unmet(needs, specs) == []
+    assert unmet(needs, specs, [CENTER_HEAD]) == []
 
 
 def test_decoded_boxes_exist_only_at_boxes():
-    with pytest.raises(PlanError, match=r"Need\(Target.BOXES, Places.BOXES\)"):
+    with pytest.raises(PlanError, match=r"boxes at map: it exists only at Places\.BOXES"):
         plan_arrays([Need(Target.BOXES, Places.MAP)], Coverage.DENSE, SHAPES)
 
 
 def test_cells_without_their_index_are_unmet():
     specs = plan_arrays([Need(Target.BEV_HIGH, Places.MAP)], Coverage.DENSE, SHAPES)
-    assert unmet([CELLS], specs) == ["bev_high at cells"]
-    assert unmet([Need(Target.BOXES, Places.BOXES)], specs) == ["boxes at boxes"]
+    assert unmet([CELLS], specs, [CENTER_HEAD]) == ["bev_high at cells"]
+    assert unmet([Need(Target.BOXES, Places.BOXES)], specs, [CENTER_HEAD]) == ["boxes at boxes"]
 
 
 def test_every_plan_serves_its_needs():
     for coverage in Coverage:
-        assert unmet(NEEDS, plan_arrays(NEEDS, coverage, SHAPES)) == []
+        assert unmet(NEEDS, plan_arrays(NEEDS, coverage, SHAPES), [CENTER_HEAD]) == []
 
 
 def test_the_estimate_counts_places():
     specs = plan_arrays([CELLS, Need(Target.BEV_LOW, Places.MAP)], Coverage.FOREGROUND, SHAPES)
     table = {
         row.array: (row.shape, row.bytes_per_frame, row.total)
-        for row in estimate(specs, frames=10, boxes_total=25, cells_total=100)
+        for row in estimate(specs, {Places.ROWS: 10, Places.BOXES: 25, Places.CELLS: 100})
     }
     assert table == {
         "bev_low": ("map x 64 x 6 x 8", 64 * 48 * 2, 64 * 48 * 2 * 10),
-        "bev_high": ("cells x 128", 2560, 25600),
+        "cells/bev_high": ("cells x 128", 2560, 25600),
         "cells/index": ("cells", 40, 400),
         "gt/values": ("boxes x 9", 90, 900),
         "gt/labels": ("boxes", 20, 200),
@@ -93,7 +94,7 @@ def test_the_estimate_counts_places():
         ({"name": "../up"}, "pattern"),
         ({"shape": (3,)}, r"a map is \(C, H, W\)"),
         ({"shape": (3, 1 << 20, 1 << 20)}, "absurd"),
-        ({"places": "cells"}, r"one value is \(C,\) or \(\)"),
+        ({"places": "cells", "shape": (3, 6, 8)}, r"one value is \(9, C\), \(C,\) or \(\)"),
         ({"dtype": "object"}, "dtype"),
         ({"max_error": -1.0}, "max_error"),
     ],

@@ -48,17 +48,23 @@ def third_row(**changes: Any) -> list[RowValues]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bev_low": np.zeros((6, 4), np.float16)}, r"'bev_low' of row 'token-0002' has shape"),
-        ({"bev_low": np.zeros((5, 3), np.float16)}, r"shape \(5, 3\), expected \(6, 3\)"),
+        (
+            {"cells__bev_low": np.zeros((6, 4), np.float16)},
+            r"bev_low' of row 'token-0002' has shape",
+        ),
+        ({"cells__bev_low": np.zeros((5, 3), np.float16)}, r"shape \(5, 3\), expected \(6, 3\)"),
         ({"boxes__yaw": np.zeros(3, np.float32)}, r"'boxes/yaw'.*shape \(3,\), expected \(2,\)"),
         ({"boxes__yaw": np.zeros(2, np.float64)}, r"is float64, expected float32"),
         ({"boxes__label": np.zeros(2, np.int32)}, r"is int32, expected int64"),
         ({"surprise": np.zeros(2)}, r"unplanned arrays \['surprise'\]"),
         ({"cells__index": np.full(6, 48, np.int32)}, r"names cell 48; the grid has cells 0 to 47"),
         ({"cells__index": np.full(6, -1, np.int32)}, r"names cell -1"),
-        ({"cells__index": np.zeros((6, 1), np.int32)}, r"must have one axis"),
-        ({"bev_low": np.full((6, 3), 1e5, np.float32)}, r"'bev_low'.*holds 100000.0, which float1"),
-        ({"bev_low": np.full((6, 3), np.inf, np.float16)}, r"'token-0002' holds inf"),
+        ({"cells__index": np.zeros((6, 1), np.int32)}, r"shape \(6, 1\), expected \(6,\)"),
+        (
+            {"cells__bev_low": np.full((6, 3), 1e5, np.float32)},
+            r"bev_low'.*holds 100000.0, which float1",
+        ),
+        ({"cells__bev_low": np.full((6, 3), np.inf, np.float16)}, r"'token-0002' holds inf"),
         ({"boxes__yaw": np.full(2, np.nan, np.float32)}, r"'boxes/yaw'.*holds nan"),
     ],
 )
@@ -87,7 +93,7 @@ def test_a_missing_array_and_a_wrong_frame_are_refused(tmp_path: Path):
 
 def test_float32_is_narrowed_where_the_plan_says_float16(tmp_path: Path):
     writer = begin(tmp_path / "store")
-    writer.write_part(range(3), third_row(bev_low=np.full((6, 3), 65_504, np.float32)))
+    writer.write_part(range(3), third_row(cells__bev_low=np.full((6, 3), 65_504, np.float32)))
     assert writer.pending_parts == []
 
 
@@ -123,14 +129,14 @@ def test_resuming_with_another_fingerprint_lists_what_differs(tmp_path: Path):
         "grid.cell_size: found 1.0, expected 1.2",
         "teacher.config.depth: found 2, expected 3",
     )
-    assert caught.value.mismatches[0].startswith("arrays.bev_low: found {")
+    assert caught.value.mismatches[0].startswith("arrays.cells/bev_low: found {")
 
 
 def test_resuming_with_other_poses_of_the_same_tokens_is_refused(tmp_path: Path):
     begin(tmp_path / "store")
     rows = identities(3)
     rows[1] = replace(rows[1], global_from_ego=np.eye(4))
-    with pytest.raises(FingerprintError, match="other scenes, times, poses or neighbours"):
+    with pytest.raises(FingerprintError, match="other scenes, times, poses, neighbours or views"):
         StoreWriter.open(tmp_path / "store", fingerprint(rows), rows, resume=True)
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import foreground_cells
 from frames.grid import BEVGrid
-from frames.heatmap import center_heatmap, foreground_cells
+from frames.heatmap import center_heatmap
 from nets.center_head import CenterMaps, codes_at
 from store.schema import Places, Target
 from student_train.methods.base import Method, MethodContext, StudentMaps, TeacherTargets

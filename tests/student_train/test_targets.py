@@ -11,7 +11,8 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
-from frames.heatmap import center_heatmap, foreground_cells
+from frames.cell_masks import foreground_cells
+from frames.heatmap import center_heatmap
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.imitation import read_at
@@ -28,9 +29,11 @@ def row_of(gt: Boxes3D, *, dense: bool = False) -> CachedRow:
     """A row whose teacher repeats the ground truth, and whose maps are ``MAP``."""
     cells = foreground_cells(gt, GRID)
     at_cells = MAP if dense else MAP.flatten(1)[:, cells].T
-    values = gt.values.numpy()
+    values, folder = gt.values.numpy(), "" if dense else "cells/"
     return CachedRow(
         token="frame",
+        view=0,
+        augment=BevAugment.identity(),
         gt=gt,
         arrays={
             "boxes/centre": values[:, :3],
@@ -40,8 +43,8 @@ def row_of(gt: Boxes3D, *, dense: bool = False) -> CachedRow:
             "boxes/score": np.linspace(0.1, 0.9, len(gt), dtype=np.float32),
             "boxes/label": np.where(np.arange(len(gt)) == 1, -1, gt.labels.numpy()),
             "cells/index": cells.numpy().astype(np.int32),
-            "bev_high": at_cells.numpy().copy(),
-            "heatmap_logit": at_cells.numpy().copy(),
+            f"{folder}bev_high": at_cells.numpy().copy(),
+            f"{folder}heatmap_logit": at_cells.numpy().copy(),
         },
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from examples.geometric_teacher import GeometricTeacher
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.frame import Frame
 from teacher_dump.protocol import TeacherOutput
@@ -23,12 +24,14 @@ class MortalTeacher(GeometricTeacher):
         self.deaths = int((folder / "deaths").read_text())
         self.calls = 0
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
         self.calls += 1
         if self.calls > BATCHES and len(list(self.folder.glob("dead-*"))) < self.deaths:
             (self.folder / f"dead-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(frames, boxes)
+        return super().__call__(frames, boxes, augments)
 
 
 def factory(checkpoint: Path | None, device: torch.device) -> MortalTeacher:

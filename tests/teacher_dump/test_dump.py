@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import foreground_cells
 from frames.frame import Frame
-from frames.heatmap import foreground_cells
+from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
 from nets.center_head import CenterMaps
 from runs.checkpoint import load_checkpoint
 from store.plan import plan_arrays
 from store.reader import open_cache
 from store.schema import Coverage, Need, Places, Target
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import TeacherOutput
+from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.store.building import tree
@@ -61,7 +63,7 @@ def test_boxes_are_what_the_head_says_at_each_true_centre(
     teacher: CenterPointTeacher, frames: list[Frame]
 ):
     arrays = plan_arrays([BOXES], Coverage.FOREGROUND, teacher.info.shapes)
-    rows = list(teacher_rows(teacher, frames, arrays))
+    rows = list(teacher_rows(teacher, frames, arrays, [CENTER_HEAD]))
     checked = 0
     for frame, row in zip(frames, rows, strict=True):
         maps = maps_of(teacher, frame)
@@ -87,14 +89,14 @@ def test_boxes_are_what_the_head_says_at_each_true_centre(
 
 def test_cells_and_maps_are_the_teachers_own(teacher: CenterPointTeacher, frames: list[Frame]):
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    (row,) = teacher_rows(teacher, frames[1:2], arrays)
+    (row,) = teacher_rows(teacher, frames[1:2], arrays, [CENTER_HEAD])
     with torch.inference_mode():
         maps = teacher.network([load_points(frames[1])])
     cells = row.arrays["cells/index"].tolist()
     assert cells == foreground_cells(frames[1].boxes, teacher.config.grid).tolist()
     for k, cell in enumerate(cells):
         expected = maps.bev_low[0, :, cell // 16, cell % 16].tolist()
-        assert row.arrays["bev_low"][k].tolist() == pytest.approx(expected, abs=1e-5)
+        assert row.arrays["cells/bev_low"][k].tolist() == pytest.approx(expected, abs=1e-5)
     logit = torch.from_numpy(row.arrays["heatmap_logit"])
     assert torch.allclose(logit, maps.head.heatmap_logit[0], atol=1e-5)
 
@@ -107,7 +109,7 @@ def test_ground_truth_off_the_grid_has_no_teacher_box(
     odd = replace(frames[0], boxes=Boxes3D(values, frames[0].boxes.labels[:3]))
     bare = replace(frames[0], boxes=Boxes3D.empty())
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    row, empty = teacher_rows(teacher, [odd, bare], arrays)
+    row, empty = teacher_rows(teacher, [odd, bare], arrays, [CENTER_HEAD])
     labels = row.arrays["boxes/label"].tolist()
     assert labels[0] >= 0
     assert labels[1:] == [-1, -1]
@@ -117,14 +119,14 @@ def test_ground_truth_off_the_grid_has_no_teacher_box(
     # Five by five cells about the one box on the grid.
     assert len(row.arrays["cells/index"]) == 25
     assert empty.arrays["boxes/centre"].shape == (0, 3)
-    assert empty.arrays["bev_low"].shape == (0, 8)
+    assert empty.arrays["cells/bev_low"].shape == (0, 8)
 
 
 def test_frames_do_not_influence_each_other(teacher: CenterPointTeacher, frames: list[Frame]):
     arrays = plan_arrays(NEEDS, Coverage.FOREGROUND, teacher.info.shapes)
-    together = list(teacher_rows(teacher, frames, arrays))
+    together = list(teacher_rows(teacher, frames, arrays, [CENTER_HEAD]))
     for frame, row in zip(frames, together, strict=True):
-        (alone,) = teacher_rows(teacher, [frame], arrays)
+        (alone,) = teacher_rows(teacher, [frame], arrays, [CENTER_HEAD])
         for name, values in row.arrays.items():
             assert alone.arrays[name] == pytest.approx(values, abs=1e-4), name
 
@@ -132,7 +134,8 @@ def test_frames_do_not_influence_each_other(teacher: CenterPointTeacher, frames:
 def test_a_dump_leaves_the_teacher_as_it_is(
     teacher: CenterPointTeacher, frames: list[Frame], checkpoint: Path
 ):
-    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]))
+    as_they_are = [BevAugment.identity()] * len(frames)
+    output = teacher(frames, BoxBatch.pad([frame.boxes for frame in frames]), as_they_are)
     assert not teacher.network.training
     assert not output.boxes.requires_grad
     weights = load_checkpoint(checkpoint).weights
@@ -155,6 +158,7 @@ def test_an_interrupted_dump_goes_on_where_it_was(
     checkpoint: Path, long_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """18 frames are two parts; Ctrl-C comes in the second."""
+    monkeypatch.setattr("commands.steps.announce_time", lambda *_: None)
     toml = write_student_toml(tmp_path, long_world)
     common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
     succeed(*common, tmp_path / "whole")
@@ -163,12 +167,15 @@ def test_an_interrupted_dump_goes_on_where_it_was(
 
     def until(stop: int) -> None:
         def call(
-            self: CenterPointTeacher, frames: Sequence[Frame], boxes: BoxBatch
+            self: CenterPointTeacher,
+            frames: Sequence[Frame],
+            boxes: BoxBatch,
+            augments: Sequence[BevAugment],
         ) -> TeacherOutput:
             if len(asked) >= stop:
                 raise KeyboardInterrupt
             asked.extend(frame.token for frame in frames)
-            return answer(self, frames, boxes)
+            return answer(self, frames, boxes, augments)
 
         monkeypatch.setattr(CenterPointTeacher, "__call__", call)
 

@@ -10,9 +10,9 @@ from frames.frame import Frame
 from frames.nuscenes import read_frames
 from store.errors import FingerprintError, RowValueError
 from store.rows import rows_of_frames
-from store.schema import Coverage, Need, Places, Target
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
-from teacher_dump.dump import plan_dump
+from teacher_dump.dump import DumpOptions, plan_dump
 from teacher_dump.part_task import DumpJob, ScaleOutError, forget_teacher, write_part
 from teacher_dump.teachers import OWN_TEACHER, CenterPointTeacher
 from tests.store.building import tree
@@ -28,7 +28,7 @@ def writer(
 ) -> StoreWriter:
     data = teacher_run(tmp_path, world).data
     needs = [Need(Target.BOXES, Places.BOXES)]
-    plan = plan_dump(teacher, frames, data, needs, Coverage.FOREGROUND)
+    plan = plan_dump(teacher, frames, data, needs, DumpOptions())
     return StoreWriter.open(tmp_path / "store", plan.fingerprint, rows_of_frames(frames))
 
 

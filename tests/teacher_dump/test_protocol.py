@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from examples.geometric_teacher import GRID, REACH, GeometricTeacher, factory, measure
+from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.frame import Frame
+from frames.heatmap import CENTER_HEAD
 from frames.nuscenes import read_frames
 from runs.config import load_config
 from store.reader import open_cache
 from store.schema import ArraySpec, Places, Target
 from student_train.config import StudentRun
-from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput, load_teacher
+from teacher_dump.teacher_rows import teacher_rows
 from tests.command import command, succeed
 from tests.tiny import write_student_toml
 
@@ -112,8 +114,10 @@ class Altered(GeometricTeacher):
         super().__init__(CPU)
         self.maps = maps
 
-    def __call__(self, frames: Sequence[Frame], boxes: BoxBatch) -> TeacherOutput:
-        return replace(super().__call__(frames, boxes), maps=self.maps)
+    def __call__(
+        self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
+    ) -> TeacherOutput:
+        return replace(super().__call__(frames, boxes, augments), maps=self.maps)
 
 
 @pytest.mark.parametrize("places", [Places.MAP, Places.CELLS])
@@ -122,7 +126,7 @@ def test_a_teachers_maps_must_be_there_and_on_its_grid(frames: list[Frame], plac
     spec = ArraySpec(name="bev_high", places=places, shape=shape, dtype="float32")
     low = torch.zeros(1, 3, 64, 64)
     with pytest.raises(TeacherError, match=r"no map bev_high, .*; it gives .*bev_low"):
-        list(teacher_rows(Altered({Target.BEV_LOW: low}), frames[:1], [spec]))
+        list(teacher_rows(Altered({Target.BEV_LOW: low}), frames[:1], [spec], [CENTER_HEAD]))
     finer = {Target.BEV_HIGH: torch.zeros(1, 3, 128, 64)}
     with pytest.raises(TeacherError, match=r"is 128 x 64 cells, its info\.shapes.grid 64 x 64"):
-        list(teacher_rows(Altered(finer), frames[:1], [spec]))
+        list(teacher_rows(Altered(finer), frames[:1], [spec], [CENTER_HEAD]))

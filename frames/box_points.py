@@ -1,0 +1,23 @@
+"""The nine points of a box at which UniDistill reads BEV maps (CVPR 2023, section 3.2)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# In units of (length / 2, width / 2), forward and left: four corners, centre, four edge middles;
+# the order is that of the released code.
+POINTS = torch.tensor(
+    [[-1, -1], [-1, 1], [1, 1], [1, -1], [0, 0], [-1, 0], [0, 1], [1, 0], [0, -1]],
+    dtype=torch.float32,
+)
+NUM_POINTS = len(POINTS)
+# Where each point goes when the frame is mirrored once: left and right change places.
+MIRRORED = (1, 0, 3, 2, 4, 5, 8, 7, 6)
+
+
+def box_points(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9 2"]:
+    """Ground-plane points (x, y), metres, of boxes x y z l w h yaw vx vy."""
+    forward, left = (boxes[..., None, 3:5] / 2 * POINTS.to(boxes)).unbind(-1)
+    cos, sin = boxes[..., None, 6].cos(), boxes[..., None, 6].sin()
+    offset = torch.stack([forward * cos - left * sin, forward * sin + left * cos], dim=-1)
+    return boxes[..., None, :2] + offset

@@ -1,0 +1,89 @@
+"""Which cells of the grid count as foreground: every loss that reads cells names its own mask."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from frames.boxes import BoxBatch, Boxes3D
+from frames.grid import BEVGrid
+from frames.heatmap import CENTER_HEAD, GaussianMask, gaussians
+
+
+class FootprintMask(BaseModel):
+    """Cells whose centre lies inside a box seen from above.
+
+    Attributes:
+        kind: Tells masks apart in JSON.
+        margin: Metres by which each side of the box moves outward.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["footprint"] = "footprint"
+    margin: NonNegativeFloat = 0.0
+
+
+class RandomMask(BaseModel):
+    """Random cells, the same for a frame at any time.
+
+    Attributes:
+        kind: Tells masks apart in JSON.
+        count: How many, at most all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["random"] = "random"
+    count: PositiveInt
+
+
+CellMask = Annotated[GaussianMask | FootprintMask | RandomMask, Field(discriminator="kind")]
+
+
+def foreground_cells(
+    boxes: Boxes3D,
+    grid: BEVGrid,
+    masks: Iterable[GaussianMask | FootprintMask | RandomMask] = (CENTER_HEAD,),
+    token: str = "",
+) -> Int64[Tensor, " k"]:
+    """Flat indices, ascending, of the cells in any of the masks.
+
+    Args:
+        boxes: Ground truth of one frame.
+        grid: Whose cells.
+        masks: Union of these.
+        token: Of the frame; seeds a random mask.
+    """
+    inside = torch.zeros(grid.num_cells, dtype=torch.bool)
+    for mask in masks:
+        inside |= _inside(mask, boxes, grid, token)
+    return inside.nonzero().squeeze(1)
+
+
+def _inside(
+    mask: GaussianMask | FootprintMask | RandomMask, boxes: Boxes3D, grid: BEVGrid, token: str
+) -> Bool[Tensor, " k"]:
+    if isinstance(mask, GaussianMask):
+        return (gaussians(BoxBatch.pad([boxes]), grid, mask)[0] > 0).any(0).flatten()
+    if isinstance(mask, FootprintMask):
+        return _footprint(boxes, grid, mask.margin)
+    seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")
+    order = np.random.default_rng(seed).permutation(grid.num_cells)
+    chosen = torch.zeros(grid.num_cells, dtype=torch.bool)
+    chosen[torch.from_numpy(order[: mask.count])] = True
+    return chosen
+
+
+def _footprint(boxes: Boxes3D, grid: BEVGrid, margin: float) -> Bool[Tensor, " k"]:
+    centres = grid.cell_centres(torch.arange(grid.num_cells))
+    x, y, _, length, width, _, yaw, *_ = boxes.values[:, None].unbind(-1)
+    dx, dy = centres[:, 0] - x, centres[:, 1] - y
+    along, across = dx * yaw.cos() + dy * yaw.sin(), dy * yaw.cos() - dx * yaw.sin()
+    near = (along.abs() <= length / 2 + margin) & (across.abs() <= width / 2 + margin)
+    return near.any(0)

@@ -1,0 +1,40 @@
+"""What BEV maps say at the nine points of a box, and how these nine relate (UniDistill)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from frames.box_points import NUM_POINTS, box_points
+from frames.grid import BEVGrid
+
+# Added to the norm, as the released code does; a point off the map has cosine 0 with all others.
+NORM_EPSILON = 1e-4
+PAIRS = torch.triu_indices(NUM_POINTS, NUM_POINTS)
+NUM_PAIRS = PAIRS.shape[1]
+
+
+def at_box_points(
+    maps: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b m 9"], grid: BEVGrid
+) -> Float[Tensor, "b m 9 c"]:
+    """Bilinear samples of the maps at each box's nine points; zeros outside the map.
+
+    Half a cell outside the outermost cell centres a sample fades to zero, on both sides of a
+    distillation alike.
+    """
+    points = grid.to_unit(box_points(boxes)).flatten(1, 2)
+    sampled = F.grid_sample(
+        maps.float(), points[:, None], padding_mode="zeros", align_corners=False
+    )
+    batch, channels = maps.shape[:2]
+    return sampled[:, :, 0].mT.reshape(batch, -1, NUM_POINTS, channels)
+
+
+def relation(features: Float[Tensor, "*n 9 c"]) -> Float[Tensor, "*n 45"]:
+    """Cosines between the nine points' features: the upper triangle, diagonal included.
+
+    The released 9 x 9 matrix is symmetric; its diagonal is 1 but for points off the map.
+    """
+    unit = features / (features.norm(dim=-1, keepdim=True) + NORM_EPSILON)
+    cosines: Tensor = unit @ unit.mT
+    return cosines[..., PAIRS[0], PAIRS[1]]

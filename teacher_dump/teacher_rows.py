@@ -1,0 +1,160 @@
+"""What a teacher says of frames, read at the planned places."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from frames.augment import BevAugment
+from frames.box_code import encode_boxes_at
+from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch, Boxes3D
+from frames.cell_masks import CellMask, foreground_cells
+from frames.frame import Frame
+from frames.grid import BEVGrid
+from nets.box_features import at_box_points, relation
+from store.plan import TeacherShapes
+from store.rows import RowValues
+from store.schema import CELL_PLACES, ArraySpec, Places, Target
+from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput
+
+NO_BOX = -1
+
+
+def teacher_rows(
+    teacher: Teacher,
+    frames: Sequence[Frame],
+    arrays: Sequence[ArraySpec],
+    masks: Sequence[CellMask],
+    augments: Sequence[BevAugment] | None = None,
+) -> Iterator[RowValues]:
+    """Run the teacher on a batch and read its output at the planned places.
+
+    Args:
+        teacher: Frozen.
+        frames: As the data set has them.
+        arrays: What to read.
+        masks: Which cells, for arrays at cells.
+        augments: How the teacher is to see each frame; None: as it is.
+
+    Raises:
+        TeacherError: It does not give what is planned.
+    """
+    augments = augments or [BevAugment.identity()] * len(frames)
+    truths = [a.boxes3d(frame.boxes) for a, frame in zip(augments, frames, strict=True)]
+    with torch.inference_mode():
+        output = teacher(frames, BoxBatch.pad(truths), augments)
+    shapes = teacher.info.shapes
+    for b, (frame, gt) in enumerate(zip(frames, truths, strict=True)):
+        cells = {
+            places: cells_at(places, gt, frame.token, shapes.grid, masks)
+            for places in CELL_PLACES
+            if any(spec.places is places for spec in arrays)
+        }
+        reading = _Reading(output, shapes, b, gt.values, cells)
+        ready = _box_arrays(output, b, len(gt))
+        ready |= {places.index_array: at.numpy().astype(np.int32) for places, at in cells.items()}
+        values = {
+            spec.name: ready[spec.name] if spec.name in ready else reading.array(spec)
+            for spec in arrays
+        }
+        yield RowValues(token=frame.token, gt=gt, arrays=values)
+
+
+def cells_at(
+    places: Places, gt: Boxes3D, token: str, grid: BEVGrid, masks: Sequence[CellMask]
+) -> Int64[Tensor, " k"]:
+    """The foreground cells of a frame, on the grid or at half its resolution."""
+    own = grid if places is Places.CELLS else grid.coarser
+    return foreground_cells(gt, own, masks, token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One frame of a teacher's output, to be read at the places of an array."""
+
+    output: TeacherOutput
+    shapes: TeacherShapes
+    b: int
+    boxes: Float[Tensor, "m 9"]
+    cells: dict[Places, Int64[Tensor, " k"]]
+
+    def array(self, spec: ArraySpec) -> npt.NDArray[Any]:
+        """The array's values, places first.
+
+        Raises:
+            TeacherError: The teacher does not give it.
+        """
+        if spec.places in (Places.ANCHORS, Places.DETECTIONS):
+            return self._listed(spec.name)
+        target = spec.target
+        if spec.places is Places.BOXES and target is Target.BOX_CODE:
+            return self._box_code().numpy()
+        if target is Target.RELATION:
+            return relation(self._at_points(Target.BEV_HIGH)).numpy()
+        if spec.places is Places.POINTS:
+            return self._at_points(target).numpy()
+        map_ = self._map(target)
+        if spec.places in CELL_PLACES:
+            return map_.flatten(1)[:, self.cells[spec.places]].T.contiguous().numpy()
+        return map_.numpy()
+
+    def _map(self, target: Target) -> Float[Tensor, "c h w"]:
+        """One of the teacher's maps, held against its own grid: cells are read by their index."""
+        if target not in self.output.maps:
+            raise TeacherError(
+                f"the teacher gives no map {target!s}, which a method reads; it gives "
+                f"{sorted(self.output.maps)}: add it to TeacherOutput.maps, or dump for other "
+                "--methods"
+            )
+        found, grid = self.output.maps[target], self.shapes.grid_of(target)
+        if found.shape[2:] != grid.shape:
+            raise TeacherError(
+                f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, "
+                f"its info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
+            )
+        return found[self.b].float().cpu()
+
+    def _at_points(self, target: Target) -> Float[Tensor, "m 9 c"]:
+        map_ = self._map(target)
+        return at_box_points(map_[None], self.boxes[None], self.shapes.grid_of(target))[0]
+
+    def _box_code(self) -> Float[Tensor, "m _"]:
+        """Codes of the teacher's boxes, relative to the cells of the true ones."""
+        own = self.shapes.grid.cell_index(self.boxes[:, :2])
+        boxes = self.output.boxes[self.b, : len(own)].cpu().float()
+        return encode_boxes_at(boxes, own, self.shapes.grid)
+
+    def _listed(self, name: str) -> npt.NDArray[Any]:
+        if name not in self.output.lists:
+            raise TeacherError(
+                f"the teacher gives no {name}, which a method reads; it gives "
+                f"{sorted(self.output.lists)}: add it to TeacherOutput.lists, or dump for other "
+                "--methods"
+            )
+        return self.output.lists[name][self.b].cpu().numpy()
+
+
+def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:
+    """Decomposed boxes of one frame; where the teacher has none, zeros and the label -1."""
+    answered = output.answered[b, :count].cpu()
+
+    def masked(values: Tensor, missing: int = 0) -> npt.NDArray[Any]:
+        values = values[:count].cpu()
+        keep = answered.reshape(-1, *[1] * (values.ndim - 1))
+        array: npt.NDArray[Any] = torch.where(keep, values, missing).numpy()
+        return array
+
+    values = output.boxes[b].float()
+    return {
+        "boxes/centre": masked(values[:, CENTRE]),
+        "boxes/size": masked(values[:, SIZE]),
+        "boxes/yaw": masked(values[:, YAW]),
+        "boxes/velocity": masked(values[:, VELOCITY]),
+        "boxes/score": masked(output.scores[b].float()),
+        "boxes/label": masked(output.labels[b], NO_BOX),
+    }
