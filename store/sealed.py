@@ -13,7 +13,7 @@ from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
 from store.rows import RowIdentity, unpacked_names
-from store.schema import MAX_ROW_BYTES, ArraySpec
+from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
 from store.values import digest
 
@@ -146,6 +146,8 @@ class SealedRows:
             offsets[0] == 0 and offsets[-1] == ends[places] and (offsets[1:] >= offsets[:-1]).all()
             for places, offsets in self._offsets.items()
         )
+        single = self._offsets.get(Places.ROWS, np.arange(counts.rows + 1))
+        in_order = in_order and bool((np.diff(single) == 1).all())
         if not (in_order and self._views_in_order() and self._fixed("index/state").all()):
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"

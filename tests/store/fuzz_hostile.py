@@ -5,6 +5,7 @@ that reading it runs code, hangs, takes absurd memory, or ends in anything but a
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -21,8 +22,8 @@ import numpy.typing as npt
 from store.files import sealed_json
 from store.layout import ArrayLayout, store_metadata
 from store.manifest import Counts, Manifest
-from store.schema import ITEM_BYTES, Fingerprint
-from tests.store.fuzz import damage, edit, odd_file, some_document
+from store.schema import ITEM_BYTES, Fingerprint, Places
+from tests.store.fuzz import RAW, damage, edit, odd_file, some_document
 
 SPARSE = 1 << 28
 BLOCK = 1 << 17
@@ -186,7 +187,7 @@ def index(store: Path, rng: random.Random) -> str:
         extremes = (info.min, info.max, info.max - 1, 0, 1, 255, info.min + 1, info.max // 2)
         values = np.array(rng.choices(extremes, k=int(np.prod(layout.shape))), dtype)
         if layout.key.startswith("offsets") and rng.random() < 0.7:
-            values[0], values[-1] = 0, manifest.counts.boxes * (3 if "cells" in layout.key else 1)
+            values[0], values[-1] = 0, manifest.counts.values(Places(layout.key.split("/")[-1]))
         if rng.random() < 0.3:
             values[:] = values[0]
     block = values.astype(dtype).reshape(layout.shape)
@@ -206,15 +207,18 @@ def giant(store: Path, rng: random.Random) -> str:
             side = rng.choice((1 << 10, 1 << 12, 1 << 14, 1 << 20, 1 << 40))
             arrays["bev_high"]["shape"] = [rng.choice((1, 4, 64)), side, side]
         case "cells" | "boxes" as places:
-            counts[places] = much
+            counts["places"][places] = much
         case "rows":
             counts["rows"] = rng.choice((2000, 10**5, 10**8, much))
         case "width":
             counts["token_width"] = rng.choice((256, 257, much))
         case "value":
-            arrays["bev_low"]["shape"] = [rng.choice((1 << 20, 1 << 27, 1 << 28, much))]
+            arrays["cells/bev_low"]["shape"] = [rng.choice((1 << 20, 1 << 27, 1 << 28, much))]
         case "arrays":
-            new = [arrays["bev_low"] | {"name": f"t{i}"} for i in range(rng.choice((100, 20_000)))]
+            new = [
+                arrays["cells/bev_low"] | {"name": f"t{i}"}
+                for i in range(rng.choice((100, 20_000)))
+            ]
             made_for["arrays"] += new
         case _:
             made_for["grid"]["shape"] = [much, much]
@@ -233,7 +237,7 @@ def plausible(layout: ArrayLayout, counts: Counts) -> npt.NDArray[Any]:
     values = np.ones(layout.shape, layout.dtype)
     if layout.key.startswith("offsets"):
         values[:] = 0
-        values[-1] = counts.cells if "cells" in layout.key else counts.boxes
+        values[-1] = counts.values(Places(layout.key.split("/")[-1]))
     if layout.key == "rows/token":
         values = np.arange(values.size, dtype=np.uint32).reshape(values.shape).astype(np.uint8)
     return values[: layout.chunk]
@@ -265,3 +269,48 @@ def fill(store: Path, document: dict[str, Any], rng: random.Random) -> None:
             os.truncate(store / key, layout.file_bytes.start)
         files[key] = entry(store / key)
     document["files"] = files
+
+
+def hostile_record(store: Path, rng: random.Random) -> str:
+    """A part record with a right hash that says, or is, anything."""
+    path = rng.choice(sorted(store.glob("parts/*.part")))
+    line, values = path.read_bytes()[:-32].split(b"\n", 1)
+    match rng.choice(("edit", "edit", "edit", "bytes", "archive", "header", "sparse")):
+        case "edit":
+            header = json.loads(line)
+            told = "; ".join(edit(header, rng) for _ in range(rng.choice((1, 1, 2))))
+            content = json.dumps(header, separators=(",", ":")).encode() + b"\n" + values
+        case "bytes":
+            content, told = line + b"\n" + rng.randbytes(rng.choice((0, len(values)))), "bytes"
+        case "archive":
+            content, told = archive(store, rng), "an archive"
+        case "header":
+            content, told = rng.choice(RAW).encode() + b"\n" + values, "header"
+        case _:
+            header = json.loads(line)
+            name = rng.choice(sorted(header["values"]))
+            header["values"][name]["shape"] = [1 << 20, rng.choice((1, 64, 1 << 13, 1 << 20))]
+            content, told = json.dumps(header).encode() + b"\n", "sparse"
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    if told == "sparse":
+        os.truncate(path, len(content) + rng.choice((1 << 22, 1 << 30, 1 << 33, 1 << 40)))
+    return f"{path}: {told}"
+
+
+def archive(store: Path, rng: random.Random) -> bytes:
+    """What numpy and zipfile may be made to open: pickled objects, bombs, absurd shapes."""
+    buffer = io.BytesIO()
+    match rng.choice(("pickle", "npy", "npz", "bomb", "shape")):
+        case "pickle":
+            return payload(store)
+        case "npy":
+            np.save(buffer, np.array([Touch(store.parent / "marker")], dtype=object))
+        case "npz":
+            np.savez(buffer, digests=np.array([Touch(store.parent / "marker")], dtype=object))
+        case "bomb":
+            np.savez_compressed(buffer, digests=np.zeros(1 << 24, np.uint8))
+        case _:
+            np.lib.format.write_array_header_1_0(
+                buffer, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)}
+            )
+    return buffer.getvalue()

@@ -3,10 +3,14 @@
 A suite owns a store, spoils it, reads all of it, and mends it again for the next case.
 """
 
+import os
 import random
 import shutil
 from collections.abc import Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from frames.boxes import Boxes3D
@@ -15,11 +19,28 @@ from store.reader import Cache, open_cache
 from store.rows import CachedRow
 from store.summary import summary
 from store.verify import verify
-from tests.store.building import build, tree
+from store.writer import StoreWriter
+from tests.store.building import (
+    build,
+    fingerprint,
+    identities,
+    tree,
+    usual_values,
+    write_pending,
+)
 from tests.store.fuzz import Spoil, damage, edit_text, odd_file
-from tests.store.fuzz_hostile import bomb, codec, giant, index, signed_damage, signed_edit
+from tests.store.fuzz_hostile import (
+    bomb,
+    codec,
+    giant,
+    hostile_record,
+    index,
+    signed_damage,
+    signed_edit,
+)
 
 ROWS = 18
+UNFINISHED_ROWS = 36
 # To hash sparse files of terabytes takes as long as to hash full ones.
 MAX_HASHED = 1 << 28
 Values = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -120,9 +141,12 @@ class SealedSuite:
 
     def inspect(self, *, strict: bool) -> None:
         """``info`` and ``verify`` refuse it too, or find every altered byte."""
+        self.inspect_at(self.store, strict=strict)
+
+    def inspect_at(self, place: Path | str, *, strict: bool) -> None:
         try:
-            summary(self.store)
-            faults = verify(self.store)
+            summary(place)
+            faults = verify(place)
         except CacheError as error:
             refused(error)
             return
@@ -141,6 +165,15 @@ class SealedSuite:
         self.signature = signature(self.store)
 
 
+def spoilt_mirror(store: Path, rng: random.Random) -> str:
+    """Spoil a copy that has been fetched before; the manifest is fetched anew each time."""
+    cache = open_cache(os.environ["BEVCACHE_URL"])
+    for token in cache.tokens:
+        cache.row(token)
+    (mirror,) = (store.parent / "mirror/bevcache-mirror").iterdir()
+    return f"mirror: {damage(mirror, rng)}"
+
+
 def refused(error: CacheError) -> str:
     """The verdict; an error must say something."""
     if not str(error).strip():
@@ -148,4 +181,100 @@ def refused(error: CacheError) -> str:
     return "refused"
 
 
-SUITES: dict[str, Any] = {"sealed": SealedSuite}
+class UnfinishedSuite(SealedSuite):
+    """Two of three committed parts of a dump, resumed now and then."""
+
+    spoils = (
+        (50, damage, False),
+        (10, odd_file, False),
+        (20, edit_text, False),
+        (20, signed_edit, True),
+        (40, hostile_record, True),
+    )
+
+    def prepare(self) -> None:
+        """Write two parts and remember all values."""
+        rows = identities(UNFINISHED_ROWS)
+        self.fingerprint = fingerprint(rows)
+        self.whole = tree(build(self.folder / "whole", UNFINISHED_ROWS))
+        whole = open_cache(self.folder / "whole")
+        self.values = {token: values_of(whole[token]) for token in whole.tokens}
+        writer = StoreWriter.open(self.store, self.fingerprint, rows)
+        for part in writer.parts[:2]:
+            writer.write_part(part, [usual_values(self.fingerprint, row) for row in part])
+        self.files = tree(self.store)
+        self.signature = signature(self.store)
+
+    def open(self) -> Cache:
+        return open_cache(self.store, allow_incomplete=True)
+
+    def inspect(self, *, strict: bool) -> None:
+        """``info`` refuses it too; resuming ends in the store that an undisturbed dump writes."""
+        try:
+            summary(self.store)
+            rows = identities(UNFINISHED_ROWS)
+            writer = StoreWriter.open(self.store, self.fingerprint, rows, resume=True)
+            write_pending(writer, self.fingerprint)
+            writer.finalise()
+        except CacheError as error:
+            refused(error)
+            return
+        if strict and not self.whole.items() <= tree(self.store).items():
+            raise WrongValueError("the resumed store is another")
+
+
+class RemoteSuite(SealedSuite):
+    """A sealed store behind a web server, and its mirror."""
+
+    def prepare(self) -> None:
+        """Build the store and serve it."""
+        build(self.store, ROWS)
+        self.files = tree(self.store)
+        self.signature = signature(self.store)
+        self.mirror = self.folder / "mirror"
+        os.environ["BEVCACHE_MIRROR"] = str(self.mirror)
+        handler = partial(QuietHandler, directory=str(self.folder))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        Thread(target=server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{server.server_port}/store"
+        os.environ["BEVCACHE_URL"] = self.url
+        cache = self.open()
+        self.fingerprint = cache.fingerprint
+        self.values = {token: values_of(cache[token]) for token in cache.tokens}
+
+    spoils = (
+        (50, damage, False),
+        (10, edit_text, False),
+        (25, spoilt_mirror, False),
+        (10, signed_damage, True),
+        (15, signed_edit, True),
+        (10, bomb, True),
+        (10, index, True),
+        (10, giant, True),
+    )
+
+    def open(self) -> Cache:
+        return open_cache(self.url)
+
+    def inspect(self, *, strict: bool) -> None:
+        """``info`` and ``verify`` refuse it too, or find every altered byte."""
+        self.inspect_at(self.url, strict=strict)
+
+    def mend(self) -> None:
+        """Put back whatever was touched, and forget what has been fetched."""
+        super().mend()
+        shutil.rmtree(self.mirror, ignore_errors=True)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files, and tells nobody."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+SUITES: dict[str, Any] = {
+    "sealed": SealedSuite,
+    "unfinished": UnfinishedSuite,
+    "remote": RemoteSuite,
+}
