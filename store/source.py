@@ -123,7 +123,7 @@ class MirrorSource:
             os.utime(self.root / key)
             # Files are not synced: after a loss of power one may be empty.
             return (self.root / key).stat().st_size == self._files[key].size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _download(self, key: str) -> None:

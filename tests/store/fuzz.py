@@ -41,7 +41,7 @@ def files_of(store: Path) -> list[Path]:
 
 def some_file(store: Path, rng: random.Random) -> Path:
     """A file; those at the top and chunks more often than the many small ``zarr.json``."""
-    files = files_of(store)
+    files = [path for path in files_of(store) if path.stat().st_size]
     likely = [path for path in files if path.name != "zarr.json"]
     return rng.choice(likely if rng.random() < 0.8 else files)
 

@@ -31,6 +31,7 @@ def work(suite: Any, seed: int, cases: range, tell: int) -> None:
     suite.prepare()
     suite.read(None, strict=True)
     suite.inspect(strict=True)
+    suite.mend()
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_BYTES, resource.RLIM_INFINITY))
     for case in cases:
