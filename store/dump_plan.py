@@ -2,16 +2,43 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from store.errors import DamagedStoreError
 from store.files import read_sealed_json, sealed_json
 from store.layout import PLAN, ROWS_PER_PART, ArrayLayout, map_layout
 from store.part import PartRecord, record_path
-from store.rows import RowIdentity
+from store.rows import RowIdentity, check_identities
 from store.schema import FORMAT_VERSION, Fingerprint, Places
+
+_Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+_Float32 = Annotated[float, Field(ge=-1e38, le=1e38)]
+_Row3 = tuple[_Float32, _Float32, _Float32]
+_Row4 = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class _RowDocument(BaseModel):
+    """A row identity as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: str
+    scene: str
+    timestamp_us: _Int64
+    global_from_ego: tuple[_Row4, _Row4, _Row4, _Row4]
+    prev: _Int64
+    next: _Int64
+    view: _Int64
+    bev_augment: tuple[_Row3, _Row3]
+
+    @property
+    def row(self) -> RowIdentity:
+        pose = np.array(self.global_from_ego, np.float64)
+        matrix = np.array(self.bev_augment, np.float32)
+        return RowIdentity(**(dict(self) | {"global_from_ego": pose, "bev_augment": matrix}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +88,26 @@ class Plan:
         Raises:
             FormatVersionError: Written in another format.
             DamagedStoreError: Not as it was written.
+            RowValueError: Its rows cannot be told apart.
         """
         document = read_sealed_json(root / PLAN)
         try:
-            return cls(
+            plan = cls(
                 fingerprint=Fingerprint.model_validate(document["fingerprint"]),
-                rows=tuple(_row(row) for row in document["rows"]),
+                rows=tuple(_RowDocument.model_validate(row).row for row in document["rows"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedStoreError(f"{root / PLAN} is not a plan: {error}") from error
+            raise DamagedStoreError(f"{root / PLAN} is not a plan: {error!s:.500}") from error
+        check_identities(plan.rows, plan.fingerprint.views)
+        return plan
 
     def record(self, root: Path, part: range) -> PartRecord | None:
         """The record of a part if the part is whole: record valid and every shard there."""
         try:
             record = PartRecord.load(record_path(root, part))
         except DamagedStoreError:
+            return None
+        if not record.fits(self.fingerprint, len(part)):
             return None
         for layout in self.maps:
             shard = root / layout.chunk_key(part.start // ROWS_PER_PART)
@@ -95,9 +127,3 @@ def _row_document(row: RowIdentity) -> dict[str, Any]:
         "view": row.view,
         "bev_augment": row.bev_augment.tolist(),
     }
-
-
-def _row(document: dict[str, Any]) -> RowIdentity:
-    pose = np.array(document["global_from_ego"], dtype=np.float64)
-    matrix = np.array(document["bev_augment"], dtype=np.float32)
-    return RowIdentity(**(document | {"global_from_ego": pose, "bev_augment": matrix}))

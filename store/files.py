@@ -1,9 +1,11 @@
 """Files that are either whole or absent, and JSON that knows its own hash."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ TEMPORARY = ".tmp"
 HASH_KEY = "sha256"
 # A million rows need half of it.
 MAX_DOCUMENT_BYTES = 1 << 30
+_ODD = "{} is a link, a pipe or a device; a store holds plain files and folders only"
 
 
 class FileEntry(BaseModel):
@@ -132,15 +135,16 @@ def parse_sealed_json(data: bytes, name: str) -> dict[str, Any]:
         payload: dict[str, Any] = json.loads(data)
         version = payload["format"]
         stated = payload[HASH_KEY]
+        content = {key: value for key, value in payload.items() if key != HASH_KEY}
+        whole = stated == _hash(content) and _canonical(payload) == data
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedStoreError(f"{name} is not what a dump writes: {error!r}") from error
+        raise DamagedStoreError(f"{name} is not what a dump writes: {error!r:.200}") from error
     if version != FORMAT_VERSION:
         raise FormatVersionError(
-            f"{name} is of format {version!r}, expected {FORMAT_VERSION}: "
+            f"{name} is of format {version!r:.20}, expected {FORMAT_VERSION}: "
             "read it with the bevcache that wrote it, or dump it anew"
         )
-    content = {key: value for key, value in payload.items() if key != HASH_KEY}
-    if stated != _hash(content) or _canonical(payload) != data:
+    if not whole:
         raise DamagedStoreError(f"{name} does not match its own hash; fetch the store again")
     return payload
 
@@ -149,15 +153,34 @@ def read_bounded(path: Path, size: int = MAX_DOCUMENT_BYTES) -> bytes:
     """A file's bytes, unless there are more than ``size``.
 
     Raises:
-        UnsafeStoreError: The file is larger than it may be.
+        UnsafeStoreError: The file is larger than it may be, or no plain file.
         DamagedStoreError: The file is missing or cannot be read.
     """
+    with os.fdopen(open_plain(path), "rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found > size:
+            raise UnsafeStoreError(f"{path} has {found} bytes; at most {size} fit")
+        return file.read(found)
+
+
+def open_plain(path: Path) -> int:
+    """The descriptor of a file to read; a pipe or a device in its place is never waited for.
+
+    Raises:
+        UnsafeStoreError: It is no plain file.
+        DamagedStoreError: It is missing or cannot be opened.
+    """
     try:
-        if path.stat().st_size > size:
-            raise UnsafeStoreError(f"{path} has {path.stat().st_size} bytes; at most {size} fit")
-        return path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        # A link and a socket.
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise UnsafeStoreError(_ODD.format(path)) from error
         raise DamagedStoreError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafeStoreError(_ODD.format(path))
+    return descriptor
 
 
 def _hash(payload: dict[str, Any]) -> str:

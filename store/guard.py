@@ -2,32 +2,40 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from store.errors import AlteredFileError, DamagedStoreError, UnsafeStoreError
 from store.files import FileEntry, read_bounded
-from store.layout import ArrayLayout, store_metadata
+from store.layout import MAX_METADATA_BYTES, ArrayLayout, store_metadata
 from store.schema import differences
 
 
 def refuse_links(root: Path, keys: Iterable[str]) -> None:
-    """Refuse a store that points out of its own folder.
+    """Refuse a store that points out of its own folder, or holds pipes or devices.
 
     Args:
         root: The store; it may itself be reached through a link.
         keys: Relative paths inside it, without ``..``.
 
     Raises:
-        UnsafeStoreError: A file, or a folder on the way to it, is a symbolic link.
+        UnsafeStoreError: A file, or a folder on the way to it, is a symbolic link or no file.
     """
     folders = {str(parent) for key in keys for parent in Path(key).parents} - {"."}
     for key in sorted({*keys, *folders}):
-        if (root / key).is_symlink():
+        try:
+            mode = (root / key).lstat().st_mode
+        except OSError:
+            # What is missing is found when it is read.
+            continue
+        if stat.S_ISLNK(mode):
             raise UnsafeStoreError(
                 f"{root / key} is a symbolic link; a store holds plain files only: copy it with "
                 "the links resolved if you trust it"
             )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UnsafeStoreError(f"{root / key} is a pipe or a device; a store holds plain files")
 
 
 def check_metadata(root: Path, layouts: list[ArrayLayout]) -> None:
@@ -40,14 +48,16 @@ def check_metadata(root: Path, layouts: list[ArrayLayout]) -> None:
         DamagedStoreError: A metadata file is missing or no JSON.
     """
     for key, expected in store_metadata(layouts).items():
-        found = read_bounded(root / key)
+        found = read_bounded(root / key, MAX_METADATA_BYTES)
         if found == expected:
             continue
         try:
             lines = "; ".join(differences(json.loads(found), json.loads(expected)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedStoreError(f"{root / key} is no JSON; fetch the store again") from error
-        raise UnsafeStoreError(f"{root / key} is not what format 1 writes: {lines or 'spacing'}")
+        raise UnsafeStoreError(
+            f"{root / key} is not what format 1 writes: {lines[:500] or 'spacing'}"
+        )
 
 
 def check_file(path: Path, entry: FileEntry) -> None:

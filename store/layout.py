@@ -16,12 +16,18 @@ import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from store.schema import ArraySpec, Fingerprint, Places
+from store.schema import ITEM_BYTES, ArraySpec, Fingerprint, Places
 
 ROWS_PER_PART = 16
 ROWS_PER_CHUNK = 1024
+# Opening reads all of them: few files, each one a request where the store is behind a URL.
+ROWS_PER_FIXED_CHUNK = 1 << 16
 # Smaller ragged chunks would only cost file handles.
 MIN_CHUNK_BYTES = 1 << 22
+# Larger ones would not be fetched whole from a remote store.
+MAX_CHUNK_BYTES = 1 << 30
+# No zarr.json of format 1 comes near it.
+MAX_METADATA_BYTES = 1 << 16
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
@@ -89,6 +95,19 @@ class ArrayLayout:
             zarr.open_array(store, mode="r+", zarr_format=3)[...] = block
         return memory["/".join(["c", *("0" for _ in block.shape)])].to_bytes()
 
+    @property
+    def size(self) -> int:
+        """Bytes of all entries, decoded."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def file_bytes(self) -> range:
+        """How large a chunk file may be; zstd adds less than this to what it cannot compress."""
+        size = math.prod((self.chunk, *self.shape[1:])) * ITEM_BYTES[self.dtype]
+        if self.codecs == (_BYTES, _CRC32C):
+            return range(size + 4, size + 5)
+        return range(size + (size >> 7) + 128 * (self.chunk + 1))
+
     def _metadata(self, shape: tuple[int, ...]) -> bytes:
         names = [self.dimension, *(f"{self.key.split('/')[-1]}_{i}" for i in range(1, len(shape)))]
         document = {
@@ -128,12 +147,12 @@ def map_layout(spec: ArraySpec, rows: int) -> ArrayLayout:
 def ragged_layout(spec: ArraySpec, rows: int, total: int) -> ArrayLayout:
     """Values of all rows one after the other; a chunk holds about ``ROWS_PER_CHUNK`` rows'."""
     even_share = math.ceil(total / math.ceil(rows / ROWS_PER_CHUNK))
-    least = MIN_CHUNK_BYTES // spec.value_bytes
+    least, most = (size // spec.value_bytes for size in (MIN_CHUNK_BYTES, MAX_CHUNK_BYTES))
     return ArrayLayout(
         key=spec.name,
         shape=(total, *spec.shape),
         dtype=spec.dtype,
-        chunk=max(1, min(total, max(even_share, least))),
+        chunk=max(1, min(total, most, max(even_share, least))),
         codecs=(_BYTES, _CRC32C),
         dimension=str(spec.places.counted_as),
     )
@@ -145,7 +164,7 @@ def fixed_layout(key: str, shape: tuple[int, ...], dtype: str) -> ArrayLayout:
         key=key,
         shape=shape,
         dtype=dtype,
-        chunk=min(shape[0], ROWS_PER_CHUNK),
+        chunk=min(shape[0], ROWS_PER_FIXED_CHUNK),
         codecs=(_BYTES, _ZSTD, _CRC32C),
         dimension="row",
     )

@@ -1,10 +1,12 @@
 """Where a store may lie: a folder, or a folder behind a URL; both give and take whole files."""
 
+import hashlib
+import os
 from pathlib import Path
 
 from store.catalogue_file import PREFIX
 from store.errors import CatalogueError, StoreWriteError
-from store.files import publish, read_bounded
+from store.files import FileEntry, open_plain, publish, read_bounded
 from store.remote import Remote, is_url
 
 
@@ -28,6 +30,20 @@ class LocalFolder:
         """
         path = self.path / key
         return read_bounded(path, limit) if path.exists() else None
+
+    def entry(self, key: str) -> FileEntry | None:
+        """What a manifest would say of a file; None if it is not there. Never in memory at once.
+
+        Raises:
+            UnsafeStoreError: It is no plain file.
+            DamagedStoreError: It cannot be read.
+        """
+        path = self.path / key
+        if not path.exists():
+            return None
+        with os.fdopen(open_plain(path), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileEntry(size=os.fstat(file.fileno()).st_size, sha256=found)
 
     def put(self, key: str, data: bytes) -> None:
         """Write a file, whole or not at all; it is synced and read back.

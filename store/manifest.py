@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import DamagedStoreError, UnsafeStoreError
 from store.files import HASH_KEY, FileEntry, parse_sealed_json, read_bounded, sealed_json
 from store.layout import (
     MANIFEST,
+    MAX_METADATA_BYTES,
     ArrayLayout,
     fixed_layout,
     map_layout,
@@ -22,6 +23,9 @@ from store.schema import Fingerprint, Places
 
 # Ten times the largest public driving set at full camera rate.
 MAX_ROWS = 100_000_000
+MAX_PLACES = 1 << 40
+# What a reader holds of a store as long as it is open: ten million rows.
+MAX_INDEX_BYTES = 1 << 32
 NameWidth = Annotated[int, Field(ge=1, le=MAX_NAME_BYTES)]
 
 
@@ -38,7 +42,7 @@ class Counts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(ge=1, le=MAX_ROWS)
-    places: dict[Places, NonNegativeInt]
+    places: dict[Places, Annotated[int, Field(ge=0, le=MAX_PLACES)]]
     token_width: NameWidth
     scene_width: NameWidth
 
@@ -99,10 +103,29 @@ class Manifest(BaseModel):
             raise UnsafeStoreError(
                 f"{name}: counts of {sorted(odd_kinds)} are not those of the fingerprint's arrays"
             )
-        # Every file is known from the fingerprint: no path of a stranger's is ever followed.
-        if odd := sorted({*manifest.metadata, *manifest.chunks} ^ manifest.files.keys()):
-            raise UnsafeStoreError(f"{name}: format 1 and the manifest disagree on files {odd[:5]}")
+        manifest._refuse_absurd(name)
         return manifest
+
+    def _refuse_absurd(self, name: str) -> None:
+        """Before anything is listed, fetched or held because a manifest says so."""
+        layouts = self.layouts
+        index = sum(layout.size for layout in self.fixed)
+        count = sum(len(layout.chunks) for layout in layouts)
+        if index > MAX_INDEX_BYTES or count > len(self.files):
+            raise UnsafeStoreError(
+                f"{name}: {self.counts.rows} rows need an index of {index} bytes (at most "
+                f"{MAX_INDEX_BYTES} fit) and {count} chunk files; it lists {len(self.files)} files"
+            )
+        sizes = dict.fromkeys(store_metadata(layouts), range(MAX_METADATA_BYTES + 1))
+        sizes |= {key: layout.file_bytes for layout in layouts for key in layout.chunk_keys}
+        # Every file is known from the fingerprint: no path of a stranger's is ever followed.
+        if odd := sorted(sizes.keys() ^ self.files.keys()):
+            raise UnsafeStoreError(f"{name}: format 1 and the manifest disagree on files {odd[:5]}")
+        if odd := [key for key, entry in self.files.items() if entry.size not in sizes[key]]:
+            raise UnsafeStoreError(
+                f"{name} says that {odd[0]} has {self.files[odd[0]].size} bytes; in format 1 it "
+                f"has {sizes[odd[0]].start} to {sizes[odd[0]].stop - 1}"
+            )
 
     @property
     def size(self) -> int:

@@ -1,26 +1,55 @@
 """A part record: the small targets of a part, and the mark that the part is whole.
 
-An ``.npz`` without compression, followed by the 32 bytes of its sha256. It exists only between
-the dump and ``finalise``, which packs the records into Zarr arrays and removes them.
+A line of JSON, the values' bytes one array after the other, and the 32 bytes of the sha256 of both.
+It exists only between the dump and ``finalise``, which packs the records into Zarr arrays and
+removes them.
 """
 
 import hashlib
-import io
-import json
-import zipfile
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
-from store.errors import DamagedStoreError
-from store.files import FileEntry
-from store.layout import PARTS
-from store.schema import Places
+from store.errors import DamagedStoreError, RowValueError
+from store.files import FileEntry, open_plain
+from store.layout import PARTS, ragged_places
+from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Fingerprint, Places
 
 _HASH_BYTES = 32
+MAX_HEADER_BYTES = 1 << 24
+MAX_RECORD_BYTES = 1 << 32
+Length = Annotated[int, Field(ge=0, le=MAX_ROW_BYTES)]
+UInt32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+class _Values(BaseModel):
+    """Number type and shape of an array's values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: DTypeName
+    shape: tuple[Length, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class _Header(BaseModel):
+    """The line of JSON; ``values`` in the order of their bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    counts: dict[Places, tuple[Length, ...]]
+    digests: tuple[tuple[UInt32, ...], ...]
+    shards: dict[str, FileEntry]
+    values: dict[str, _Values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +59,7 @@ class PartRecord:
     Attributes:
         counts: By kind of places: how many each row has.
         values: By ragged array: all rows' values one after the other.
-        digests: crc32 of every row's decoded bytes, arrays in the order of the fingerprint.
+        digests: Of every row's stored bytes, arrays in the order of the fingerprint.
         shards: By map: the shard file.
     """
 
@@ -40,17 +69,27 @@ class PartRecord:
     shards: dict[str, FileEntry]
 
     def encode(self) -> bytes:
-        """The record's file; the same bytes for the same record."""
-        shards = {name: entry.model_dump() for name, entry in self.shards.items()}
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "digests": self.digests,
-            "shards": np.frombuffer(json.dumps(shards).encode(), np.uint8),
-            **{f"counts/{places}": counts for places, counts in self.counts.items()},
-            **{f"values/{name}": values for name, values in self.values.items()},
-        }
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        content = buffer.getvalue()
+        """The record's file; the same bytes for the same record.
+
+        Raises:
+            RowValueError: It is too large for memory.
+        """
+        header = _Header(
+            counts={places: tuple(counts.tolist()) for places, counts in self.counts.items()},
+            digests=tuple(map(tuple, self.digests.tolist())),
+            shards=self.shards,
+            values={
+                name: _Values.model_validate({"dtype": values.dtype.name, "shape": values.shape})
+                for name, values in self.values.items()
+            },
+        )
+        line = f"{header.model_dump_json()}\n".encode()
+        content = b"".join([line, *(values.tobytes() for values in self.values.values())])
+        if len(content) > MAX_RECORD_BYTES - _HASH_BYTES:
+            raise RowValueError(
+                f"the small targets of a part have {len(content)} bytes; at most "
+                f"{MAX_RECORD_BYTES} fit: dump them as whole maps (--coverage dense)"
+            )
         return content + hashlib.sha256(content).digest()
 
     @classmethod
@@ -59,35 +98,60 @@ class PartRecord:
 
         Raises:
             DamagedStoreError: The file is missing, cut short or altered.
+            UnsafeStoreError: It is no plain file.
         """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DamagedStoreError(f"{path} cannot be read: {error.strerror}") from error
-        content, stated = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-        if hashlib.sha256(content).digest() != stated:
+        with os.fdopen(open_plain(path), "rb") as file:
+            line = file.readline(MAX_HEADER_BYTES)
+            try:
+                header = _Header.model_validate_json(line)
+            except ValueError as error:
+                raise DamagedStoreError(f"{path} is not a part record: {error!s:.500}") from error
+            size = sum(values.size for values in header.values.values())
+            found = os.fstat(file.fileno()).st_size
+            if found != len(line) + size + _HASH_BYTES or found > MAX_RECORD_BYTES:
+                raise DamagedStoreError(f"{path} has {found} bytes, which is not what it states")
+            content, stated = file.read(size), file.read(_HASH_BYTES)
+        hashed = hashlib.sha256(line)
+        hashed.update(content)
+        if hashed.digest() != stated:
             raise DamagedStoreError(f"{path} does not match its own hash")
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return cls._from_arrays(dict(arrays))
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            return cls._from(header, content)
+        except ValueError as error:
             raise DamagedStoreError(f"{path} is not a part record: {error}") from error
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> "PartRecord":
-        def under(folder: str) -> dict[str, npt.NDArray[Any]]:
-            return {
-                name.removeprefix(folder): array
-                for name, array in arrays.items()
-                if name.startswith(folder)
-            }
-
-        shards = json.loads(arrays["shards"].tobytes())
+    def _from(cls, header: _Header, content: bytes) -> "PartRecord":
+        values, begin = {}, 0
+        for name, each in header.values.items():
+            count = math.prod(each.shape)
+            flat = np.frombuffer(content, each.dtype, count, begin) if count else np.empty(0)
+            values[name] = flat.astype(each.dtype, copy=False).reshape(each.shape)
+            begin += each.size
         return cls(
-            counts={Places(places): counts for places, counts in under("counts/").items()},
-            values=under("values/"),
-            digests=arrays["digests"],
-            shards={name: FileEntry(**entry) for name, entry in shards.items()},
+            counts={places: np.array(c, np.int64) for places, c in header.counts.items()},
+            values=values,
+            digests=np.array(header.digests, np.uint32),
+            shards=header.shards,
+        )
+
+    def fits(self, fingerprint: Fingerprint, rows: int) -> bool:
+        """Whether it is the record of so many rows of a store."""
+        ragged = {spec.name: spec for spec in fingerprint.stored if spec.places is not Places.MAP}
+        maps = {spec.name for spec in fingerprint.stored} - ragged.keys()
+        if (
+            self.digests.shape != (rows, len(fingerprint.stored))
+            or self.counts.keys() != set(ragged_places(fingerprint))
+            or any(len(counts) != rows for counts in self.counts.values())
+            or self.values.keys() != ragged.keys()
+            or self.shards.keys() != maps
+        ):
+            return False
+        return all(
+            values.dtype.name == ragged[name].dtype
+            and values.shape
+            == (int(self.counts[ragged[name].places.counted_as].sum()), *ragged[name].shape)
+            for name, values in self.values.items()
         )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from frames.boxes import Boxes3D
 from store.catalogue import resolve
+from store.chunk import read_map
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
@@ -18,7 +19,6 @@ from store.errors import (
 )
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
-from store.map_reader import MapReader
 from store.remote import Remote, is_url
 from store.rows import CachedRow, RowIdentity
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
@@ -55,7 +55,7 @@ class Cache:
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
-        self._maps = MapReader(source.root)
+        self._specs = fingerprint.stored
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -101,9 +101,10 @@ class Cache:
         """A row's arrays in their stored form, by name; raises as :meth:`row`."""
         row = self._row(token, view)
         name = token if self.views == 1 else f"{token} view {view}"
+        digests = self._rows.digests(row).tolist()
         return {
-            spec.name: self._values(spec, name, row, column)
-            for column, spec in enumerate(self.fingerprint.stored)
+            spec.name: self._values(spec, name, row, stated)
+            for spec, stated in zip(self._specs, digests, strict=True)
         }
 
     def _row(self, token: str, view: int) -> int:
@@ -119,30 +120,30 @@ class Cache:
             )
         return self._rows.row_of[token] + view
 
-    def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+    def _values(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
         try:
-            return self._checked(spec, token, row, column)
+            return self._checked(spec, token, row, stated)
         except (DamagedStoreError, FileNotFoundError):
             if not self._source.evicts:
                 raise
             # Another process may have evicted the file between its fetch and its reading.
-            return self._checked(spec, token, row, column)
+            return self._checked(spec, token, row, stated)
 
-    def _checked(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
+    def _checked(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
         if spec.places is Places.MAP:
             values = self._map(spec, token, row)
         else:
             values = self._rows.values(spec, row)
-        if digest(values) != self._rows.digests(row)[column]:
+        if digest(values) != stated:
             raise DamagedRowError(token, spec.name, "its bytes do not have their digest")
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
         layout = map_layout(spec, len(self) * self.views)
-        self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
+        self._source.fetch([layout.chunk_key(row // ROWS_PER_PART)])
         try:
-            return self._maps.read(spec.name, row)
-        except (ValueError, RuntimeError, OSError) as error:
+            return read_map(self._source.root, layout, row)
+        except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:
             raise DamagedRowError(
                 token, spec.name, f"its shard does not decode ({error})"
             ) from error

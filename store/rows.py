@@ -180,4 +180,5 @@ def packed_names(names: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 def unpacked_names(packed: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     """The names that ``packed_names`` packed."""
-    return tuple(row.tobytes().rstrip(b"\0").decode() for row in packed)
+    names = packed.view(f"S{packed.shape[1]}")[:, 0].tolist()
+    return tuple(name.decode() for name in names)

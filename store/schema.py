@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,7 +30,9 @@ PackedEncoding = Literal[Encoding.BFLOAT16, Encoding.UINT8, Encoding.FLOAT8]
 
 FORMAT_VERSION: Literal[1] = 1
 # No teacher's map of one frame comes near it; a larger one is a mistake or an attack.
-MAX_VALUE_BYTES = 1 << 30
+MAX_VALUE_BYTES = 1 << 28
+# Nor do all arrays of one frame.
+MAX_ROW_BYTES = 1 << 30
 # The nine points of a box have a vector each.
 MAX_VALUE_AXES = 2
 # Three hundred epochs, each with an augmentation of its own, are more than anyone trains.
@@ -316,9 +319,11 @@ class Fingerprint(_Frozen):
         taken = [name for name in names if name.split("/")[0] in RESERVED_FOLDERS]
         if taken:
             raise ValueError(f"{taken}: the folders {sorted(RESERVED_FOLDERS)} are the store's")
-        nested = [b for a in names for b in names if b.startswith(f"{a}/")]
-        if nested:
-            raise ValueError(f"arrays inside arrays: {nested}")
+        folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+        if nested := folders & set(names):
+            raise ValueError(f"arrays inside arrays: {sorted(nested)}")
+        if sum(spec.value_bytes for spec in self.arrays) > MAX_ROW_BYTES:
+            raise ValueError(f"one row has more than {MAX_ROW_BYTES} bytes, which is absurd")
         if missing := [s.name for s in self.arrays if s.ranges and s.ranges not in self.arrays]:
             raise ValueError(f"the ranges of {missing} are not stored")
         for places in CELL_PLACES:

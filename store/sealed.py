@@ -1,4 +1,4 @@
-"""The small targets and the index of a sealed store: the index is checked, the rest mapped."""
+"""The small targets and the index of a sealed store: the index is held, the rest kept open."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 import torch
 
 from frames.augment import BevAugment
-from store.errors import DamagedRowError, DamagedStoreError
+from store.chunk import RaggedChunk, read_fixed
+from store.errors import DamagedRowError, DamagedStoreError, UnsafeStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
-from store.map_reader import open_array
 from store.rows import RowIdentity, unpacked_names
-from store.schema import ArraySpec
+from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
 from store.values import digest
 
@@ -21,8 +21,7 @@ from store.values import digest
 class SealedRows:
     """Rows of the ragged arrays.
 
-    Chunk files are mapped into memory when a row of them is first read, so that all processes of
-    a machine share one copy. Pickling drops the mappings.
+    Chunk files are opened when a row of them is first read. Pickling closes them.
 
     Attributes:
         row_of: Row of each token's view 0, in row order.
@@ -38,8 +37,9 @@ class SealedRows:
         check_metadata(source.root, manifest.layouts)
         for key in fixed:
             check_file(source.root / key, manifest.files[key])
+        self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
         self._views = manifest.fingerprint.views
-        self._tokens = unpacked_names(self._fixed("rows/token"))
+        self._tokens = self._names("rows/token")
         self.row_of = {
             token: row for row, token in enumerate(self._tokens) if row % self._views == 0
         }
@@ -49,11 +49,16 @@ class SealedRows:
             places: self._fixed(offsets_key(places))
             for places in ragged_places(manifest.fingerprint)
         }
-        self._mapped: dict[str, npt.NDArray[Any]] = {}
+        self._ragged = {
+            spec.name: (self._layouts[spec.name], self._offsets[spec.places.counted_as])
+            for spec in manifest.fingerprint.stored
+            if spec.name in self._layouts
+        }
+        self._chunks: dict[tuple[str, int], RaggedChunk] = {}
         self._check_index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        return self.__dict__ | {"_chunks": {}}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
@@ -63,7 +68,7 @@ class SealedRows:
         """Who the rows are, in order."""
         columns = {
             "token": self._tokens,
-            "scene": unpacked_names(self._fixed("rows/scene")),
+            "scene": self._names("rows/scene"),
             "timestamp_us": self._fixed("rows/timestamp_us").tolist(),
             "global_from_ego": self._fixed("rows/global_from_ego"),
             "prev": self._fixed("rows/prev").tolist(),
@@ -86,14 +91,15 @@ class SealedRows:
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._layouts[spec.name], self._offsets[spec.places.counted_as]
-        start, stop = int(offsets[row]), int(offsets[row + 1])
+        layout, offsets = self._ragged[spec.name]
+        start, stop = offsets.item(row), offsets.item(row + 1)
         size = layout.chunk
-        pieces = [
-            self._chunk(layout, index)[max(start - index * size, 0) : stop - index * size]
-            for index in range(start // size, -(-stop // size) if stop > start else 0)
-        ]
-        return np.concatenate([np.empty((0, *spec.shape), spec.dtype), *pieces])
+        values = np.empty((stop - start, *spec.shape), spec.dtype)
+        for index in range(start // size, -(-stop // size) if stop > start else 0):
+            first, last = max(start, index * size), min(stop, (index + 1) * size)
+            chunk = self._chunk(layout, index)
+            chunk.read(values[first - start : last - start], first - index * size)
+        return values
 
     def check_rows(self) -> None:
         """Hold every row's small targets against their digests.
@@ -110,31 +116,55 @@ class SealedRows:
                         )
 
     def _fixed(self, key: str) -> npt.NDArray[Any]:
-        return np.asarray(open_array(self._source.root, key)[...])
+        try:
+            return read_fixed(self._source.root, self._fixed_layouts[key])
+        except (ValueError, RuntimeError) as error:
+            raise DamagedStoreError(
+                f"{self._source.name}/{key} does not decode ({error}); fetch the store again"
+            ) from error
 
-    def _chunk(self, layout: ArrayLayout, index: int) -> npt.NDArray[Any]:
-        """A chunk file's values in place, without the checksum behind them."""
-        key = layout.chunk_key(index)
-        if key not in self._mapped:
+    def _names(self, key: str) -> tuple[str, ...]:
+        try:
+            return unpacked_names(self._fixed(key))
+        except UnicodeDecodeError as error:
+            raise DamagedStoreError(f"{self._source.name}/{key} is no UTF-8: {error}") from error
+
+    def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
+        chunk = self._chunks.get((layout.key, index))
+        if chunk is None:
+            key = layout.chunk_key(index)
             self._source.fetch([key])
             path = self._source.root / key
-            # A shorter file would end the process when its missing pages are touched.
             check_size(path, self._manifest.files[key])
-            shape = (layout.chunk, *layout.shape[1:])
-            self._mapped[key] = np.memmap(path, layout.dtype, mode="r", shape=shape)
-        return self._mapped[key]
+            chunk = self._chunks[layout.key, index] = RaggedChunk(path)
+        return chunk
 
     def _check_index(self) -> None:
         counts = self._manifest.counts
         ends = {places: counts.values(places) for places in self._offsets}
         in_order = all(
-            offsets[0] == 0 and offsets[-1] == ends[places] and (np.diff(offsets) >= 0).all()
+            offsets[0] == 0 and offsets[-1] == ends[places] and (offsets[1:] >= offsets[:-1]).all()
             for places, offsets in self._offsets.items()
         )
+        single = self._offsets.get(Places.ROWS, np.arange(counts.rows + 1))
+        in_order = in_order and bool((np.diff(single) == 1).all())
         if not (in_order and self._views_in_order() and self._fixed("index/state").all()):
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
+        largest = self._row_bytes().max()
+        if largest > MAX_ROW_BYTES:
+            raise UnsafeStoreError(
+                f"{self._source.name} has a row of {largest:.0f} bytes; at most {MAX_ROW_BYTES} fit"
+            )
+
+    def _row_bytes(self) -> npt.NDArray[np.float64]:
+        """Bytes of each row's ragged values; float64, as a hostile index may say anything."""
+        total = np.zeros(self._manifest.counts.rows)
+        for spec in self._manifest.fingerprint.stored:
+            if spec.name in self._ragged:
+                total += np.diff(self._ragged[spec.name][1]) * float(spec.value_bytes)
+        return total
 
     def _views_in_order(self) -> bool:
         """Whether each frame's views lie side by side, and a canonical store has but one."""

@@ -64,13 +64,13 @@ class LocalSource:
 
     def prepare(self, manifest: Manifest) -> None:
         """See ``Source``."""
-        refuse_links(self.root, manifest.files)
         for layout in manifest.ragged:
             for key in layout.chunk_keys:
                 check_size(self.root / key, manifest.files[key])
 
     def fetch(self, keys: Iterable[str]) -> None:
-        """Nothing to do: they are here."""
+        """They are here; see to it that nothing leads elsewhere."""
+        refuse_links(self.root, list(keys))
 
 
 class MirrorSource:
@@ -123,7 +123,7 @@ class MirrorSource:
             os.utime(self.root / key)
             # Files are not synced: after a loss of power one may be empty.
             return (self.root / key).stat().st_size == self._files[key].size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _download(self, key: str) -> None:

@@ -1,8 +1,8 @@
 """A row's values, held against the plan before anything is written."""
 
-import zlib
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
@@ -15,8 +15,8 @@ from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerpri
 
 
 def digest(values: npt.NDArray[Any]) -> int:
-    """crc32 of the values' bytes."""
-    return zlib.crc32(np.ascontiguousarray(values).data)
+    """crc32c of the values' bytes: processors have an instruction for it."""
+    return int(google_crc32c.value(np.ascontiguousarray(values)))
 
 
 def ground_truth_arrays(gt: Boxes3D) -> dict[str, npt.NDArray[Any]]:

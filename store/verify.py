@@ -79,12 +79,19 @@ def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: No
 
 
 def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
-    data = location.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
-    if data is None:
+    found = _found(location, key, entry)
+    if found is None:
         return "is missing"
-    if len(data) != entry.size:
-        return f"has {len(data)} bytes, expected {entry.size}"
-    return None if FileEntry.of(data) == entry else "is not as it was written"
+    if found.size != entry.size:
+        return f"has {found.size} bytes, expected {entry.size}"
+    return None if found == entry else "is not as it was written"
+
+
+def _found(location: Location, key: str, entry: FileEntry) -> FileEntry | None:
+    if isinstance(location, LocalFolder):
+        return location.entry(key)
+    data = location.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    return None if data is None else FileEntry.of(data)
 
 
 def _rows_of(key: str, manifest: Manifest) -> str:
