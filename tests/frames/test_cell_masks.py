@@ -1,7 +1,7 @@
 import torch
 
 from frames.boxes import Boxes3D
-from frames.cell_masks import FootprintMask, RandomMask, foreground_cells
+from frames.cell_masks import CellMask, FootprintMask, RandomMask, foreground_cells
 from frames.grid import BEVGrid
 from frames.heatmap import GaussianMask
 
@@ -46,7 +46,7 @@ def test_random_cells_belong_to_their_frame():
 
 def test_masks_are_united_without_repetition():
     box = boxes((3.5, 3.5, 3, 3, 0))
-    masks = [GaussianMask(), FootprintMask(), RandomMask(count=10)]
+    masks: list[CellMask] = [GaussianMask(), FootprintMask(), RandomMask(count=10)]
     together = set(foreground_cells(box, GRID, masks, "a").tolist())
     each = [set(foreground_cells(box, GRID, [mask], "a").tolist()) for mask in masks]
     assert together == each[0] | each[1] | each[2]

@@ -1,0 +1,48 @@
+"""Plans at the papers' sizes, held against the figures in the papers' specifications."""
+
+from pathlib import Path
+
+import pytest
+
+from commands.tables import paper_plans
+from store.paper_scale import PAPERS
+
+PAPER = {paper.method: paper for paper in PAPERS}
+
+
+def bytes_of(method: str) -> dict[str, float]:
+    return {row.array: row.bytes_per_frame for row in PAPER[method].plan}
+
+
+def test_unidistills_whole_maps_weigh_55_and_109_megabytes():
+    """256 + 512 + 10 + 66 channels of 180 x 180 cells."""
+    assert PAPER["UniDistill"].dense_bytes("float16") == 54_691_200
+    assert PAPER["UniDistill"].dense_bytes("float32") == 109_382_400
+    # 30 boxes, nine points, 256 channels, two bytes.
+    assert bytes_of("UniDistill")["points/bev_low"] == 30 * 9 * 256 * 2
+    assert sum(bytes_of("UniDistill").values()) == pytest.approx(173_040)
+
+
+def test_stereodistills_dense_layout_weighs_12_megabytes():
+    """Class, box and direction outputs of six anchors a cell, 304 x 288 cells."""
+    assert PAPER["StereoDistill"].dense_bytes("float16") == 12_607_488
+    assert bytes_of("StereoDistill")["anchors/box"] == 28 * 93
+
+
+def test_simdistill_keeps_what_its_dense_terms_read():
+    """80 and 256 channels for the two mean squares, 10 for the class term."""
+    kept = bytes_of("SimDistill")
+    maps = {name: size for name, size in kept.items() if "/" not in name}
+    assert maps == {"bev_camera": 5_184_000, "bev_low": 16_588_800, "heatmap_logit": 648_000}
+
+
+def test_labeldistill_and_stxd_keep_cells():
+    features = bytes_of("LabelDistill")
+    assert features["cells/stage_0"] == 760 * 128 * 2
+    assert features["coarse_cells/stage_1"] == 263 * 256 * 2
+    assert bytes_of("STXD")["cells/bev_high"] == 900 * 256 * 2
+
+
+def test_the_page_has_the_printed_table():
+    page = Path(__file__).parents[2] / "docs" / "plans.md"
+    assert paper_plans() in page.read_text()
