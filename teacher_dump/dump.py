@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,28 +104,37 @@ def dump(
     """
     pending = writer.pending_parts
     on_rows(len(frames) - sum(len(part) for part in pending))
-    for part in pending:
-        own = frames[part.start : part.stop]
-        dump_part(teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows)
+    with ThreadPoolExecutor(1) as disk:
+        written: Future[None] = disk.submit(lambda: None)
+        try:
+            for part in pending:
+                own = frames[part.start : part.stop]
+                arrays = writer.fingerprint.arrays
+                values = part_rows(teacher, own, arrays, batch_size=batch_size, on_rows=on_rows)
+                # One part is written while the teacher computes the next; never more than one.
+                written.result()
+                written = disk.submit(writer.write_part, part, values)
+        finally:
+            # Also where the teacher fails: a write that failed is never lost.
+            written.result()
     writer.finalise()
 
 
-def dump_part(
+def part_rows(
     teacher: Teacher,
     frames: Sequence[Frame],
-    writer: StoreWriter,
-    part: range,
+    arrays: Sequence[ArraySpec],
     *,
     batch_size: int,
     on_rows: Callable[[int], None] = lambda _rows: None,
-) -> None:
-    """Run the teacher on the frames of one part, and commit it."""
+) -> list[RowValues]:
+    """Run the teacher on the frames of one part."""
     values: list[RowValues] = []
     for start in range(0, len(frames), batch_size):
         batch = frames[start : start + batch_size]
-        values += list(teacher_rows(teacher, batch, writer.fingerprint.arrays))
+        values += list(teacher_rows(teacher, batch, arrays))
         on_rows(len(batch))
-    writer.write_part(part, values)
+    return values
 
 
 def teacher_rows(
