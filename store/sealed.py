@@ -56,7 +56,7 @@ class SealedRows:
         return self.__dict__ | {"_mapped": {}}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
-        """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
+        """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._digests[row])
 
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:

@@ -37,7 +37,7 @@ class UnsealedRows:
         self._last: tuple[int, PartRecord] | None = None
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
-        """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
+        """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
 
     def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:

@@ -88,7 +88,7 @@ def _stored(
 def _half(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """As float16; what is too large becomes infinite. torch does it thirty times faster."""
     halves: npt.NDArray[np.float16] = (
-        torch.from_numpy(np.require(values, None, "CW")).half().numpy()
+        torch.from_numpy(np.require(values, None, ["C", "W"])).half().numpy()
     )
     return halves
 
