@@ -1,6 +1,6 @@
 """Is the teacher's box better than the student's, component by component?
 
-    python benchmarks/component_errors.py STUDENT.pt --store STORE [--data-root ROOT] [--by-class]
+    python -m benchmarks.component_errors STUDENT.pt --store STORE [--data-root ROOT] [--by-class]
 
 XGD can only help where it is. At every ground-truth centre cell of the training frames the
 student's and the cached teacher's box are compared with the ground truth, in metres and radians,

@@ -1,6 +1,6 @@
 """What a training step costs: without a method, from the cache, with the teacher in the loop.
 
-    python benchmarks/step_time.py CONFIG --store STORE --checkpoint TEACHER [--data-root ROOT]
+    python -m benchmarks.step_time CONFIG --store STORE --checkpoint TEACHER [--data-root ROOT]
 
 One process, one loop: for every batch of frames each arm in turn loads its batch and does one whole
 optimizer step, so that the machine's moods hit all arms alike. Loading is in the time. Prints the

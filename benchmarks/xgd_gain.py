@@ -1,7 +1,7 @@
 """What each method brings: the same student, budget and data, paired seeds, official metrics.
 
-    python benchmarks/xgd_gain.py --out OUT              # everything; continues where it stopped
-    python benchmarks/xgd_gain.py --out OUT --arms none,xgd --seeds 0,1
+    python -m benchmarks.xgd_gain --out OUT              # everything; continues where it stopped
+    python -m benchmarks.xgd_gain --out OUT --arms none,xgd --seeds 0,1
 
 Makes the world of configs/gain_world.toml, trains and dumps the teacher of
 configs/gain_teacher.toml once, then trains configs/gain_student.toml for every arm and seed,

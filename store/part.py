@@ -59,7 +59,7 @@ class PartRecord:
     Attributes:
         counts: By kind of places: how many each row has.
         values: By ragged array: all rows' values one after the other.
-        digests: Of every row's stored bytes, arrays in the order of the fingerprint.
+        digests: crc32c of every row's stored bytes, arrays in the order of the fingerprint.
         shards: By map: the shard file.
     """
 

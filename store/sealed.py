@@ -61,7 +61,7 @@ class SealedRows:
         return self.__dict__ | {"_chunks": {}}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
-        """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
+        """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._digests[row])
 
     def identities(self) -> list[RowIdentity]:

@@ -50,7 +50,7 @@ class UnsealedRows:
         return [self._plan.rows[row + view] for row in self.row_of.values() for view in views]
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
-        """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
+        """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
         return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
 
     def augment(self, row: int) -> BevAugment:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -134,13 +135,24 @@ def dump(
     """
     pending = writer.pending_parts
     on_rows(len(writer.rows) - sum(len(part) for part in pending))
-    for part in pending:
-        own = frames_of_rows(frames, part, writer.fingerprint.views)
-        dump_part(teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows)
+    with ThreadPoolExecutor(1) as disk:
+        written: Future[None] = disk.submit(lambda: None)
+        try:
+            for part in pending:
+                own = frames_of_rows(frames, part, writer.fingerprint.views)
+                values = part_rows(
+                    teacher, own, writer, part, batch_size=batch_size, on_rows=on_rows
+                )
+                # One part is written while the teacher computes the next; never more than one.
+                written.result()
+                written = disk.submit(writer.write_part, part, values)
+        finally:
+            # Also where the teacher fails: a write that failed is never lost.
+            written.result()
     writer.finalise()
 
 
-def dump_part(
+def part_rows(
     teacher: Teacher,
     frames: Sequence[Frame],
     writer: StoreWriter,
@@ -148,8 +160,8 @@ def dump_part(
     *,
     batch_size: int,
     on_rows: Callable[[int], None] = lambda _rows: None,
-) -> None:
-    """Run the teacher on the rows of one part, of which these are the frames, and commit it."""
+) -> list[RowValues]:
+    """Run the teacher on the rows of one part, of which these are the frames."""
     made_for = writer.fingerprint
     augments = [row.augment for row in writer.rows[part.start : part.stop]]
     values: list[RowValues] = []
@@ -157,7 +169,7 @@ def dump_part(
         own = slice(start, start + batch_size)
         values += teacher_rows(teacher, frames[own], made_for.given, made_for.masks, augments[own])
         on_rows(len(frames[own]))
-    writer.write_part(part, values)
+    return values
 
 
 def code_revision() -> str:

@@ -12,7 +12,7 @@ from frames.frame import Frame
 from store.errors import FingerprintError
 from store.schema import Fingerprint
 from store.writer import StoreWriter
-from teacher_dump.dump import code_revision, dump_part
+from teacher_dump.dump import code_revision, part_rows
 from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
 
 # As many as the workers of a machine share its cores; also what makes their bytes the same.
@@ -64,7 +64,8 @@ def write_part(job: DumpJob, part: range, frames: Sequence[Frame]) -> None:
     with _one_at_a_time:
         teacher, writer = _at_work(job)
         if not writer.is_committed(part):
-            dump_part(teacher, frames, writer, part, batch_size=job.batch_size)
+            values = part_rows(teacher, frames, writer, part, batch_size=job.batch_size)
+            writer.write_part(part, values)
 
 
 def forget_teacher() -> None:

@@ -136,7 +136,7 @@ def test_stored_views_stay_with_their_frames(tmp_path: Path):
     ]
     plan_merge(places).write(tmp_path / "merged")
     once = piece(tmp_path / "once", range(7), drawn=drawn)
-    but = ("manifest", "rows/prev/c", "rows/next/c")
+    but: tuple[str, ...] = ("manifest", "rows/prev/c", "rows/next/c")
     assert contents(tmp_path / "merged", but=but) == contents(once, but=but)
     targets = [
         piece(tmp_path / name, range(7), arrays=arrays, drawn=drawn)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frames.boxes import Boxes3D
 from frames.frame import Frame
@@ -22,6 +24,7 @@ from store.errors import (
 )
 from store.rows import RowValues, rows_of_frames
 from store.schema import Coverage, Fingerprint
+from store.values import checked_row
 from store.writer import StoreWriter
 from tests.store.building import (
     build,
@@ -95,6 +98,20 @@ def test_float32_is_narrowed_where_the_plan_says_float16(tmp_path: Path):
     writer = begin(tmp_path / "store")
     writer.write_part(range(3), third_row(cells__bev_low=np.full((6, 3), 65_504, np.float32)))
     assert writer.pending_parts == []
+
+
+@given(
+    values=st.lists(st.floats(-65_504, 65_504, width=32), min_size=18, max_size=18),
+    transposed=st.booleans(),
+)
+def test_float32_is_rounded_as_numpy_rounds(values: list[float], *, transposed: bool):
+    float32s = np.array(values, np.float32)
+    float32s = float32s.reshape(3, 6).T if transposed else float32s.reshape(6, 3)
+    float32s.flags.writeable = False
+    made_for = fingerprint(identities(3))
+    row = checked_row(third_row(**{"cells/bev_low": float32s})[2], "token-0002", made_for)
+    stored = dict(zip((spec.name for spec in made_for.stored), row, strict=True))["cells/bev_low"]
+    assert stored.tobytes() == float32s.astype(np.float16).tobytes()
 
 
 def test_unknown_velocities_in_the_ground_truth_are_kept(tmp_path: Path):

@@ -1,7 +1,8 @@
 """What a dump writes of a CenterPoint, held against slow and literal readings."""
 
 import math
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,22 @@ from frames.cell_masks import foreground_cells
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
+from frames.nuscenes import read_frames
 from nets.center_head import CenterMaps
 from runs.checkpoint import load_checkpoint
+from store.errors import StoreWriteError
 from store.plan import plan_arrays
 from store.reader import open_cache
+from store.rows import rows_of_frames
 from store.schema import Coverage, Need, Places, Target
-from teacher_dump.protocol import TeacherOutput
+from store.writer import StoreWriter
+from teacher_dump.dump import DumpOptions, dump, plan_dump
+from teacher_dump.protocol import TeacherError, TeacherOutput
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.store.building import tree
-from tests.tiny import write_student_toml
+from tests.tiny import teacher_run, write_student_toml
 
 INTERRUPTED = 130
 BOXES = Need(Target.BOXES, Places.BOXES)
@@ -36,6 +42,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def one_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit made while the tests run is no difference between two dumps."""
     monkeypatch.setattr("teacher_dump.dump.code_revision", lambda: "tested")
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """Files may grow to so many bytes; -1: as before."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if size < 0 else (size, before[1]))
+
+    yield limit
+    limit(-1)
 
 
 def maps_of(teacher: CenterPointTeacher, frame: Frame) -> CenterMaps:
@@ -192,3 +210,43 @@ def test_an_interrupted_dump_goes_on_where_it_was(
     assert len(asked) == len(set(asked)) == 18
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
     assert len(open_cache(tmp_path / "cut")) == 18
+
+
+@pytest.mark.parametrize("teacher_fails", [False, True])
+def test_a_write_that_fails_beside_the_teacher_is_told(
+    checkpoint: Path,
+    long_world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file_limit: Callable[[int], None],
+    *,
+    teacher_fails: bool,
+):
+    """The first of two parts is refused while the teacher is at the second."""
+    run = teacher_run(tmp_path, long_world)
+    frames = read_frames(run.data)
+    teacher = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    plan = plan_dump(teacher, frames, run.data, NEEDS, DumpOptions())
+    writer = StoreWriter.open(tmp_path / "store", plan.fingerprint, rows_of_frames(frames))
+    answer = CenterPointTeacher.__call__
+
+    def call(
+        self: CenterPointTeacher,
+        own: Sequence[Frame],
+        boxes: BoxBatch,
+        augments: Sequence[BevAugment],
+    ) -> TeacherOutput:
+        if own[0] is frames[16] and teacher_fails:
+            raise TeacherError("out of memory")
+        return answer(self, own, boxes, augments)
+
+    monkeypatch.setattr(CenterPointTeacher, "__call__", call)
+    file_limit(1000)
+    with pytest.raises(StoreWriteError, match="0 of 2 parts are committed and stay") as failure:
+        dump(teacher, frames, writer)
+    assert isinstance(failure.value.__context__, TeacherError) == teacher_fails
+    assert len(writer.pending_parts) == 2
+    monkeypatch.setattr(CenterPointTeacher, "__call__", answer)
+    file_limit(-1)
+    dump(teacher, frames, writer)
+    assert len(open_cache(tmp_path / "store")) == 18

@@ -1,0 +1,1 @@
+"""Scripts that measure, and their reports; run as ``python -m benchmarks.NAME``."""
