@@ -6,6 +6,7 @@ A suite owns a store, spoils it, reads all of it, and mends it again for the nex
 import os
 import random
 import shutil
+import stat
 from collections.abc import Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -58,12 +59,13 @@ def values_of(row: CachedRow) -> Values:
 
 
 def signature(store: Path) -> dict[str, tuple[int, int, int]]:
-    """Which files a folder has, and whether they have been touched."""
+    """Which files and folders a folder has, and whether they have been touched."""
     found = {}
-    for path in store.rglob("*"):
-        status = path.lstat()
-        stamp = 0 if path.is_dir() else status.st_mtime_ns
-        found[str(path.relative_to(store))] = (status.st_ino, status.st_mode, stamp)
+    for folder, folders, files in os.walk(store):
+        for name in (*folders, *files):
+            status = os.lstat(f"{folder}/{name}")
+            stamp = 0 if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+            found[f"{folder}/{name}"] = (status.st_ino, status.st_mode, stamp)
     return found
 
 
@@ -156,13 +158,18 @@ class SealedSuite:
     def mend(self) -> None:
         """Put back whatever was touched."""
         found = signature(self.store)
-        if found == self.signature:
-            return
-        shutil.rmtree(self.store)
+        for path, seen in found.items():
+            if self.signature.get(path) != seen and stat.S_ISDIR(seen[1]):
+                shutil.rmtree(path, ignore_errors=True)
+            elif self.signature.get(path) != seen:
+                Path(path).unlink(missing_ok=True)
         for name, data in self.files.items():
-            (self.store / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.store / name).write_bytes(data)
-        self.signature = signature(self.store)
+            path = self.store / name
+            if found.get(str(path)) != self.signature[str(path)] or not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        if found != self.signature:
+            self.signature = signature(self.store)
 
 
 def spoilt_mirror(store: Path, rng: random.Random) -> str:
