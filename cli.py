@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.traceback import install as pretty_tracebacks
 
-from commands import sharing, steps
+from commands import catalogue, sharing, steps
 from commands.demo import run_demo
-from commands.info import describe
+from commands.info import describe, tables
 from commands.progress import console
 from commands.tables import class_table, paper_plans, scores_table
 from frames.errors import DataError
@@ -54,6 +54,8 @@ DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
 
 
@@ -168,7 +170,8 @@ def train_student_command(
         str | None, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
     ] = None,
     store: Annotated[
-        str | None, typer.Option(help="The teacher's cache: a folder, or s3://, gs://, https://.")
+        str | None,
+        typer.Option(help="The teacher's cache: a folder, s3://, gs://, https:// or team:NAME."),
     ] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
@@ -222,7 +225,9 @@ def evaluate(
 
 
 @app.command()
-def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]) -> None:
+def verify(
+    store: StorePlace,
+) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
     faults = sharing.verify_store(store)
     for fault in faults:
@@ -233,7 +238,7 @@ def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
+    source: StorePlace,
     destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
 ) -> None:
     """Copy a cache; run again after an interruption, what has arrived is kept."""
@@ -241,16 +246,62 @@ def copy(
 
 
 @app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(help="Two or more caches, then a new folder.")],
+) -> None:
+    """Make one cache of several: of other frames, or of other targets of the same frames."""
+    *sources, out = stores
+    if len(sources) < 2:
+        raise typer.BadParameter("expected at least two caches, then a new folder")
+    sharing.merge(sources, out)
+
+
+@app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="A cache (folder or URL) or a checkpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    path: Annotated[str, typer.Argument(help="A cache, as for verify, or a checkpoint.")],
+    as_json: AsJson = False,
 ) -> None:
     """Say what a cache or a checkpoint holds."""
     facts = describe(path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        console.print(facts)
+        console.print(tables(facts))
+
+
+names = typer.Typer(
+    no_args_is_help=True,
+    help="A team's names for its caches, in the file that BEVCACHE_CATALOGUE names (path or URL).",
+)
+app.add_typer(names, name="catalogue")
+StoreName = Annotated[str, typer.Argument(help="As in team:NAME.")]
+
+
+@names.command("list")
+def catalogue_list(as_json: AsJson = False) -> None:
+    """Show what is listed."""
+    if as_json:
+        typer.echo(json.dumps(catalogue.list_stores(), indent=2))
+    else:
+        console.print(catalogue.catalogue_table())
+
+
+@names.command("add")
+def catalogue_add(
+    name: StoreName,
+    store: StorePlace,
+    description: Annotated[str, typer.Option(help="For your colleagues, one line.")],
+    licence: Annotated[str, typer.Option(help="Under which terms it may be used, one line.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Though the name is taken.")] = False,
+) -> None:
+    """List a cache under a name."""
+    catalogue.add_store(name, store, description=description, licence=licence, replace=replace)
+
+
+@names.command("remove")
+def catalogue_remove(name: StoreName) -> None:
+    """Take a name out; the cache itself stays where it is."""
+    catalogue.remove_store(name)
 
 
 def main() -> None:

@@ -1,16 +1,22 @@
-"""Copying and checking caches, with progress."""
+"""Copying, merging and checking caches, with progress."""
+
+import shutil
+from collections.abc import Sequence
 
 from commands.progress import console, progress_bar
 from commands.tables import human_bytes
+from runs.fit import RunInterruptedError
 from store.copy import copy_store
-from store.location import locate
+from store.errors import StoreWriteError
+from store.location import LocalFolder, locate
 from store.manifest import Manifest
-from store.verify import manifest_of, verify
+from store.merge import plan_merge
+from store.verify import finished_store, verify
 
 
 def verify_store(store: str) -> list[str]:
     """What is wrong with a store."""
-    manifest = manifest_of(locate(store))
+    _, manifest = finished_store(store)
     with progress_bar(f"verify · {store}", len(manifest.files)) as advance:
         faults = verify(store, on_file=lambda _bytes: advance(1))
     state = f"{len(faults)} faults" if faults else "whole"
@@ -20,16 +26,44 @@ def verify_store(store: str) -> list[str]:
 
 def copy(source: str, destination: str) -> None:
     """Copy a store, saying beforehand what it weighs."""
-    manifest = manifest_of(locate(source))
+    _, manifest = finished_store(source)
     console.print(f"{source}: {_describe(manifest)}")
     with progress_bar(f"copy · {destination}", len(manifest.files)) as advance:
         copy_store(source, destination, on_file=lambda _bytes: advance(1))
     console.print(f"copied to {destination}; every file was read back")
 
 
+def merge(sources: Sequence[str], out: str) -> None:
+    """Merge stores into a new one, saying beforehand what it weighs.
+
+    Raises:
+        StoreWriteError: The new store is to lie behind a URL.
+        FingerprintError: The stores do not fit.
+        CacheError: One cannot be read, or the new one not be written.
+        RunInterruptedError: Ctrl-C; what is committed stays.
+    """
+    place = locate(out)
+    if not isinstance(place, LocalFolder):
+        raise StoreWriteError(f"merge writes to a folder, found {out}: copy the result there")
+    planned = plan_merge(sources)
+    there = next(path for path in (place.path, *place.path.absolute().parents) if path.exists())
+    console.print(
+        f"merging the {planned.kind} of {len(sources)} stores into {out}: {len(planned.rows)} rows "
+        f"of {len(planned.fingerprint.arrays)} arrays, about {human_bytes(planned.size)}; "
+        f"{human_bytes(shutil.disk_usage(there).free)} are free there"
+    )
+    try:
+        with progress_bar(f"merge · {out}", len(planned.rows)) as advance:
+            planned.write(place.path, advance)
+    except KeyboardInterrupt:
+        raise RunInterruptedError(
+            f"interrupted; what {out} holds stays: the same command goes on"
+        ) from None
+    console.print(f"sealed {out}: {_describe(Manifest.load(place.path))}")
+
+
 def _describe(manifest: Manifest) -> str:
-    total = sum(entry.size for entry in manifest.files.values())
     return (
-        f"{manifest.counts.rows} rows, {human_bytes(total)} in {len(manifest.files)} files, "
-        f"manifest {manifest.root_hash[:12]}"
+        f"{manifest.counts.rows} rows, {human_bytes(manifest.size)} in {len(manifest.files)} "
+        f"files, manifest {manifest.root_hash[:12]}"
     )

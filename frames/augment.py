@@ -79,6 +79,11 @@ class BevAugment:
         """Factor on all lengths."""
         return math.sqrt(abs(float(torch.linalg.det(self.matrix[:, :2].double()))))
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether left and right change places: an odd number of axes is negated."""
+        return bool(torch.linalg.det(self.matrix[:, :2].double()) < 0)
+
     def xy(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Ground-plane points, metres."""
         return xy @ self.matrix[:, :2].mT.to(xy) + self.matrix[:, 2].to(xy)

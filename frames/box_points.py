@@ -11,8 +11,8 @@ POINTS = torch.tensor(
     dtype=torch.float32,
 )
 NUM_POINTS = len(POINTS)
-# Where each point goes when the frame is mirrored once: left and right change places.
-MIRRORED = (1, 0, 3, 2, 4, 5, 8, 7, 6)
+# Which point of a box becomes each point of its mirror image: left and right change places.
+MIRRORED = torch.tensor([1, 0, 3, 2, 4, 5, 8, 7, 6])
 
 
 def box_points(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9 2"]:

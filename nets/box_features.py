@@ -5,13 +5,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from frames.box_points import NUM_POINTS, box_points
+from frames.box_points import MIRRORED, NUM_POINTS, box_points
 from frames.grid import BEVGrid
 
 # Added to the norm, as the released code does; a point off the map has cosine 0 with all others.
 NORM_EPSILON = 1e-4
 PAIRS = torch.triu_indices(NUM_POINTS, NUM_POINTS)
-NUM_PAIRS = PAIRS.shape[1]
+_PAIR_OF = torch.zeros(NUM_POINTS, NUM_POINTS, dtype=torch.int64)
+_PAIR_OF[PAIRS[0], PAIRS[1]] = _PAIR_OF[PAIRS[1], PAIRS[0]] = torch.arange(PAIRS.shape[1])
+# Which pair of points becomes each pair of the mirror image.
+MIRRORED_PAIRS = _PAIR_OF[MIRRORED[PAIRS[0]], MIRRORED[PAIRS[1]]]
 
 
 def at_box_points(

@@ -11,15 +11,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     StringConstraints,
     ValidationError,
 )
 
 from store.catalogue_file import PREFIX, VARIABLE, CatalogueFile, catalogue_file
 from store.errors import CatalogueError, RemoteError
-from store.manifest import Manifest
+from store.manifest import MAX_ROWS, Manifest
 from store.remote import Remote, is_url
 from store.schema import Sha256
 
@@ -71,8 +69,8 @@ class Listing(BaseModel):
     teacher: Line
     dataset: Line
     split: Line
-    rows: PositiveInt
-    bytes: NonNegativeInt
+    rows: int = Field(ge=1, le=MAX_ROWS)
+    bytes: int = Field(ge=0, lt=1 << 63)
     description: Line
     licence: Line
     added: date
@@ -159,7 +157,7 @@ class Catalogue(BaseModel):
             return Catalogue.model_validate({"stores": stores | {name: listing.model_dump()}})
         except ValidationError as error:
             raise CatalogueError(
-                f"{PREFIX}{name} cannot be listed: {_explained(error)}. A name is of a-z, 0-9, "
+                f"{name!r} cannot be listed: {_explained(error)}. A name is of a-z, 0-9, "
                 "'.' and '-', at most 64 characters, and begins with a letter or digit"
             ) from error
 
@@ -263,4 +261,5 @@ def _explained(error: ValidationError) -> str:
         f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
         for line in error.errors(include_url=False, include_input=False)
     ]
-    return "; ".join(lines[:5])
+    # The names in a hostile file may be commands to a console.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(lines[:5]))

@@ -9,8 +9,8 @@ encoding   payload  decoded value
 float32    float32  the payload
 float16    float16  the payload
 bfloat16   uint16   float32 of which the payload is the upper half, zeros the lower
-uint8      uint8    ``low + (high - low) * payload / 255``
-float8     uint8    ``low + (high - low) * e4m3(payload) / 448``, where low is 0
+uint8      uint8    ``low + (high - low) * (payload / 255)``
+float8     uint8    ``low + (high - low) * (e4m3(payload) / 448)``, where low is 0
 =========  =======  ================================================================
 
 ``uint8`` and ``float8`` have ``ranges``, float32 (C, 2): low and high of each channel of the row,
@@ -123,14 +123,15 @@ def encode(
         return _upper_halves(values), None
     ranges = _ranges(values, encoding, channel_axis)
     low, span = _low_and_span(ranges)
-    steps = FLOAT8_MAX if encoding is Encoding.FLOAT8 else 255
-    scale = np.divide(steps, span, out=np.zeros_like(span), where=span > 0)
-    payload = np.empty(values.shape, np.uint8)
+    whole = encoding is Encoding.UINT8
+    scale = np.zeros_like(span)
+    np.divide(255 if whole else FLOAT8_MAX, span, out=scale, where=span > 0)
+    scaled: npt.NDArray[Any] = np.empty(values.shape, np.uint8 if whole else np.float32)
     for at in _blocks(ranges, channel_axis):
         level = np.subtract(values[at], low[at], dtype=np.float64)
         level *= scale[at]
-        payload[at] = _float8(level) if encoding is Encoding.FLOAT8 else np.rint(level, out=level)
-    return payload, ranges
+        scaled[at] = np.rint(level, out=level) if whole else level
+    return scaled if whole else _float8(scaled), ranges
 
 
 def decode(
@@ -154,15 +155,18 @@ def decode(
     assert ranges is not None, f"{encoding} is decoded with its ranges"
     low, span = _low_and_span(ranges)
     unit = _UNITS[encoding]
-    values = np.empty(payload.shape, np.float32)
-    if channel_axis == 0:
-        # The 256 values of each channel are looked up, several times faster than computed anew.
-        levels = (low[:, None] + span[:, None] * unit).astype(np.float32)
-        for channel, level in enumerate(levels):
-            np.take(level, payload[channel], out=values[channel], mode="clip")
-    else:
-        values[...] = low + span * unit[payload]
-    return values
+    # A byte cannot miss a table of 256: "clip" only spares numpy the look.
+    if channel_axis == -1:
+        values = unit.take(payload, mode="clip")
+        values *= span
+        values += low
+        return values.astype(np.float32)
+    # The values of a whole map are looked up, several times faster than computing each.
+    levels = (low[:, None] + span[:, None] * unit).astype(np.float32)
+    decoded = np.empty(payload.shape, np.float32)
+    for channel, level in enumerate(levels):
+        np.take(level, payload[channel], out=decoded[channel], mode="clip")
+    return decoded
 
 
 def largest_error(
@@ -193,7 +197,7 @@ def largest_error(
 
 
 def as_float32(values: FloatArray) -> npt.NDArray[np.float32]:
-    """The values as float32; twenty times as fast as numpy's own widening of float16."""
+    """The values as float32; through torch, which widens float16 ten times as fast as numpy."""
     array: npt.NDArray[np.float32] = _as_tensor(values).float().numpy()
     return array
 
@@ -209,9 +213,9 @@ def _upper_halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def _float8(scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _float8(scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """The e4m3 bits nearest to values within [-448, 448]."""
-    tensor = torch.from_numpy(scaled.astype(np.float32)).to(torch.float8_e4m3fn)
+    tensor = torch.from_numpy(scaled).to(torch.float8_e4m3fn)
     payload: npt.NDArray[np.uint8] = tensor.view(torch.uint8).numpy()
     return payload
 

@@ -103,8 +103,8 @@ def plan_merge(places: Sequence[Path | str]) -> Merge:
     manifests = [finished_store(place)[1] for place in places]
     caches = tuple(open_cache(place) for place in places)
     rows = [cache.identities() for cache in caches]
-    same_rows = all(cache.tokens == caches[0].tokens for cache in caches)
-    kind = MergeKind.TARGETS if same_rows else MergeKind.ROWS
+    frames = [(cache.tokens, cache.views) for cache in caches]
+    kind = MergeKind.TARGETS if frames.count(frames[0]) == len(frames) else MergeKind.ROWS
     faults = list(fingerprint_faults(caches))
     if kind is MergeKind.ROWS:
         faults += row_faults(caches)
@@ -140,6 +140,8 @@ def _fingerprint(caches: Sequence[Cache], rows: Sequence[RowIdentity]) -> Finger
     }
     fields = {
         "dataset": prints[0].dataset.model_copy(update=changes),
+        # Stores without values at cells have none; all others agree.
+        "masks": next((made_for.masks for made_for in prints if made_for.masks), ()),
         "arrays": tuple({s.name: s for made_for in prints for s in made_for.arrays}.values()),
         "code_revision": _plus(made_for.code_revision for made_for in prints),
         "sources": tuple(cache.manifest_hash for cache in caches),

@@ -15,7 +15,7 @@ from store.schema import GT_LABELS, GT_VALUES, differences
 # Of each kind of fault, so many rows are named.
 NAMED = 3
 # Two stores that are merged may differ in nothing else that decides what they hold.
-FREE = {"arrays", "code_revision", "sources"}
+FREE = {"arrays", "masks", "code_revision", "sources"}
 FREE_OF_DATASET = {"split", "token_hash"}
 
 
@@ -31,7 +31,11 @@ def row_faults(caches: Sequence[Cache]) -> Iterator[str]:
     first, *others = caches
     seen = dict.fromkeys(first.tokens, first.name)
     for cache in others:
-        yield from _lines(cache, {"arrays": _arrays(cache)}, {"arrays": _arrays(first)})
+        yield from _lines(
+            cache,
+            {"arrays": _arrays(cache), "masks": _masks(cache)},
+            {"arrays": _arrays(first), "masks": _masks(first)},
+        )
         shared = [token for token in cache.tokens if token in seen]
         if shared:
             yield (
@@ -45,20 +49,21 @@ def row_faults(caches: Sequence[Cache]) -> Iterator[str]:
 def array_faults(caches: Sequence[Cache], rows: Sequence[list[RowIdentity]]) -> Iterator[str]:
     """Why targets of the same rows cannot be joined.
 
-    An array that several hold must be the same in all; so must the ground truth, and each store
-    must bring an array of its own.
+    An array that several hold must be the same in all; so must the ground truth, and the masks of
+    those that have any. Each store must bring an array of its own.
     """
     first, *others = caches
-    held = _arrays(first)
+    held, masks = _arrays(first), _masks(first)
     for cache, own in zip(others, rows[1:], strict=True):
         brought = _arrays(cache)
         if brought.keys() <= held.keys():
             yield f"{cache.name}: brings no array that the stores before it lack"
         common = brought.keys() & held.keys()
+        masks = masks or _masks(cache)
         yield from _lines(
             cache,
-            {"arrays": {name: brought[name] for name in common}},
-            {"arrays": {name: held[name] for name in common}},
+            {"arrays": {name: brought[name] for name in common}, "masks": _masks(cache) or masks},
+            {"arrays": {name: held[name] for name in common}, "masks": masks},
         )
         moved = [b.token for a, b in zip(rows[0], own, strict=True) if not _same_row(a, b)]
         if moved:
@@ -96,6 +101,10 @@ def _decisive(cache: Cache) -> dict[str, Any]:
 
 def _arrays(cache: Cache) -> dict[str, Any]:
     return {spec.name: spec.model_dump(mode="json") for spec in cache.fingerprint.arrays}
+
+
+def _masks(cache: Cache) -> list[Any]:
+    return [mask.model_dump(mode="json") for mask in cache.fingerprint.masks]
 
 
 def _lines(cache: Cache, found: Any, expected: Any) -> Iterator[str]:

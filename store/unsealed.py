@@ -46,7 +46,8 @@ class UnsealedRows:
 
     def identities(self) -> list[RowIdentity]:
         """Who the committed rows are, in order."""
-        return [self._plan.rows[row] for row in self.row_of.values()]
+        views = range(self._plan.fingerprint.views)
+        return [self._plan.rows[row + view] for row in self.row_of.values() for view in views]
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32 of the row's decoded bytes, in the order of ``Fingerprint.stored``."""

@@ -2,8 +2,8 @@
 
 Canonical targets are those of unaugmented frames. Boxes move by the transform, cells move as
 points, so flips, turns and scales of the BEV frame need no warped maps: the student's own map is
-read where the teacher's cell has gone. Targets of stored views are in their student's frame already
-(carried by the identity, they stay as they are).
+read where the teacher's cell has gone. The nine points of a box go by index. Targets of stored
+views are in their student's frame already (carried by the identity, they stay as they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from frames.augment import BevAugment
+from frames.box_points import MIRRORED
 from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
 from frames.heatmap import center_heatmap
+from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
@@ -36,6 +38,8 @@ class FrameTargets:
     cells: Float32[Tensor, "k 2"] | None = None
     cell_weight: Float32[Tensor, " k"] | None = None
     at_cells: Mapping[Target, Tensor] = field(default_factory=dict)
+    at_points: Mapping[Target, Tensor] = field(default_factory=dict)
+    relation: Float32[Tensor, "m 45"] | None = None
 
 
 def frame_targets(
@@ -52,7 +56,15 @@ def frame_targets(
         xy = augment.xy(grid.cell_centres(index))
         found["cells"] = xy
         found["cell_weight"] = heatmap[0].amax(0).flatten()[index] * grid.contains(xy)
-    return FrameTargets(**found, at_cells={t: _at_cells(row, t) for t in sorted(at_cells)})
+    if any(need.target is Target.RELATION for need in needs):
+        relation = torch.from_numpy(row.arrays["boxes/relation"])
+        found["relation"] = relation[:, MIRRORED_PAIRS] if augment.mirrors else relation
+    at_points = {need.target for need in needs if need.places is Places.POINTS}
+    return FrameTargets(
+        **found,
+        at_cells={t: _at_cells(row, t) for t in sorted(at_cells)},
+        at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
+    )
 
 
 def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
@@ -68,16 +80,20 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
             row[: len(value)] = value
         return padded
 
-    at_cells = {
-        target: pad([frame.at_cells[target] for frame in frames]) for target in frames[0].at_cells
-    }
+    def pad_each(name: str) -> dict[Target, Tensor]:
+        each: list[Mapping[Target, Tensor]] = [getattr(frame, name) for frame in frames]
+        padded = {target: pad([values[target] for values in each]) for target in each[0]}
+        return {target: values for target, values in padded.items() if values is not None}
+
     return TeacherTargets(
         boxes=pad([frame.boxes for frame in frames]),
         scores=pad([frame.scores for frame in frames]),
         answered=pad([frame.answered for frame in frames]),
         cells=pad([frame.cells for frame in frames]),
         cell_weight=pad([frame.cell_weight for frame in frames]),
-        at_cells={target: values for target, values in at_cells.items() if values is not None},
+        at_cells=pad_each("at_cells"),
+        at_points=pad_each("at_points"),
+        relation=pad([frame.relation for frame in frames]),
     )
 
 
@@ -102,6 +118,17 @@ def _at_cells(row: CachedRow, target: Target) -> Tensor:
     values = torch.from_numpy(row.arrays[str(target)])
     index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
     return values.flatten(1)[:, index].T.contiguous()
+
+
+def _at_points(row: CachedRow, target: Target, grid: BEVGrid, augment: BevAugment) -> Tensor:
+    """The target's values (m, 9, channels) at the points of each true box, mirrored if it is."""
+    held = row.arrays.get(array_name(target, Places.POINTS))
+    if held is None:
+        whole = torch.from_numpy(row.arrays[str(target)])
+        values = at_box_points(whole[None], row.gt.values[None], grid)[0]
+    else:
+        values = torch.from_numpy(held)
+    return values[:, MIRRORED] if augment.mirrors else values
 
 
 def _classes(row: CachedRow) -> int:

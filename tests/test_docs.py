@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import cli
 from frames.nuscenes import NuScenesConfig, read_frames
+from store.catalogue import Catalogue
 from store.reader import open_cache
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,9 @@ def commands() -> dict[str, click.Command]:
 
 
 def options(command: click.Command) -> set[str]:
-    return {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    """Of a command, or of all in a group."""
+    known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    return known.union(*(options(part) for part in getattr(command, "commands", {}).values()))
 
 
 def defined_names(path: Path) -> set[str]:
@@ -104,6 +107,8 @@ def test_commands_and_their_options_exist(page: Path):
         elif Path(program).name == "bevcache":
             command, *arguments = words
             assert command in known, command
+            parts = getattr(known[command], "commands", None)
+            assert parts is None or arguments[0] in parts, arguments
             given = {word for word in arguments if word.startswith("--")}
             assert given <= options(known[command]), command
 
@@ -127,6 +132,12 @@ def make_targets() -> set[str]:
 def test_the_readme_has_commands_to_check():
     programs = [Path(words[0]).name for words in command_lines(README) if words]
     assert programs.count("bevcache") >= 5
+
+
+def test_the_catalogue_on_its_page_is_one():
+    (block,) = blocks(ROOT / "docs" / "sharing.md", "json")
+    catalogue = Catalogue.parse(block.encode(), "docs/sharing.md")
+    assert catalogue.encode() == block.encode(), "as it is written"
 
 
 def test_a_name_that_is_not_there_is_noticed():

@@ -97,6 +97,8 @@ class TeacherTargets:
             need not be cell centres of the augmented frame.
         cell_weight: Ground truth's heatmap (largest class) there; 0 on padding and off the grid.
         at_cells: The teacher's features and heatmap logits at the cells, by target.
+        at_points: Its features at the nine points of each box (``frames/box_points.py``).
+        relation: Cosines between its high-level features at these (``nets/box_features.py``).
     """
 
     boxes: Float[Tensor, "b m 9"] | None = None
@@ -105,6 +107,8 @@ class TeacherTargets:
     cells: Float[Tensor, "b k 2"] | None = None
     cell_weight: Float[Tensor, "b k"] | None = None
     at_cells: Mapping[Target, Float[Tensor, "b k _"]] = field(default_factory=dict)
+    at_points: Mapping[Target, Float[Tensor, "b m 9 _"]] = field(default_factory=dict)
+    relation: Float[Tensor, "b m 45"] | None = None
 
     def to(self, device: torch.device) -> "TeacherTargets":
         """The same targets on another device."""
@@ -119,6 +123,8 @@ class TeacherTargets:
             cells=move(self.cells),
             cell_weight=move(self.cell_weight),
             at_cells={name: value.to(device) for name, value in self.at_cells.items()},
+            at_points={name: value.to(device) for name, value in self.at_points.items()},
+            relation=move(self.relation),
         )
 
 

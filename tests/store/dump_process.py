@@ -1,8 +1,9 @@
-"""Dumps in processes that are killed: python -m tests.store.dump_process FOLDER COVERAGE STRIDE.
+"""Dumps in processes that are killed: python -m tests.store.dump_process FOLDER JOB STRIDE.
 
-FOLDER/0 is a dump left alone. Every STRIDE-th change that it makes to the disk is then a point: a
-dump into FOLDER/POINT is killed with SIGKILL just before that change, and a second process resumes
-it. This process only imports and forks, so that a kill costs no further import of torch.
+JOB is a coverage, or merge:A,B of two stores. FOLDER/0 is a dump left alone. Every STRIDE-th change
+that it makes to the disk is then a point: a dump into FOLDER/POINT is killed with SIGKILL just
+before that change, and a second process resumes it. This process only imports and forks, so that a
+kill costs no further import of torch.
 """
 
 import os
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from store.errors import SealedStoreError
+from store.merge import plan_merge
 from store.schema import Coverage
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, write_pending
@@ -34,9 +36,12 @@ class ChangeCounter:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dump(folder: Path, coverage: Coverage) -> None:
+def dump(folder: Path, job: str) -> None:
+    if job.startswith("merge:"):
+        plan_merge(job.removeprefix("merge:").split(",")).write(folder)
+        return
     rows = identities(ROWS)
-    made_for = fingerprint(rows, coverage)
+    made_for = fingerprint(rows, Coverage(job))
     try:
         writer = StoreWriter.open(folder, made_for, rows, resume=True)
     except SealedStoreError:
@@ -45,7 +50,7 @@ def dump(folder: Path, coverage: Coverage) -> None:
     writer.finalise()
 
 
-def in_a_process(folder: Path, coverage: Coverage, *, kill_at: int) -> tuple[int, int]:
+def in_a_process(folder: Path, job: str, *, kill_at: int) -> tuple[int, int]:
     """Exit status, or minus the signal that ended it, and the number of changes to the disk."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -53,7 +58,7 @@ def in_a_process(folder: Path, coverage: Coverage, *, kill_at: int) -> tuple[int
         status = 1
         try:
             counter = ChangeCounter(folder, kill_at)
-            dump(folder, coverage)
+            dump(folder, job)
             os.write(writing, str(counter.count).encode())
             status = 0
         finally:
@@ -65,14 +70,14 @@ def in_a_process(folder: Path, coverage: Coverage, *, kill_at: int) -> tuple[int
     return status, changes
 
 
-def main(folder: str, coverage: str, stride: str) -> None:
-    whole, changes = in_a_process(Path(folder) / "0", Coverage(coverage), kill_at=0)
+def main(folder: str, job: str, stride: str) -> None:
+    whole, changes = in_a_process(Path(folder) / "0", job, kill_at=0)
     assert whole == 0
     for point in range(1, changes + 1, int(stride)):
         path = Path(folder) / str(point)
-        killed, _ = in_a_process(path, Coverage(coverage), kill_at=point)
+        killed, _ = in_a_process(path, job, kill_at=point)
         assert killed == -signal.SIGKILL, f"point {point} ended with {killed}"
-        resumed, _ = in_a_process(path, Coverage(coverage), kill_at=0)
+        resumed, _ = in_a_process(path, job, kill_at=0)
         assert resumed == 0, f"resuming after point {point} ended with {resumed}"
 
 

@@ -10,11 +10,11 @@ from tests.store.building import tree
 REPOSITORY = Path(__file__).parents[2]
 
 
-def check_kills(folder: Path, coverage: Coverage, stride: int, least: int) -> None:
+def check_kills(folder: Path, job: str, stride: int, least: int) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.store.dump_process"),
-            *(str(folder), str(coverage), str(stride)),
+            *(str(folder), job, str(stride)),
         ],
         cwd=REPOSITORY,
         capture_output=True,

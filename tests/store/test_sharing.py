@@ -1,6 +1,7 @@
+import os
 import pickle
 import shutil
-from collections.abc import Iterator
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,22 +9,23 @@ from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from store.copy import copy_store
 from store.errors import (
     DamagedStoreError,
+    MirrorError,
     NotACacheError,
     RemoteError,
     StoreExistsError,
     UnsafeStoreError,
 )
+from store.location import LocalFolder
 from store.reader import Cache, open_cache
 from store.remote import Remote
 from store.schema import Coverage
+from store.source import evict, mirror_bytes
 from store.verify import verify
 from tests.store.building import build, tree
 
@@ -32,35 +34,6 @@ from tests.store.building import build, tree
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store of three parts with maps."""
     return build(tmp_path_factory.mktemp("shared") / "store", 40, Coverage.DENSE)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """moto's S3 server, on a port of its own."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> str:
-    """An empty bucket; the mirror is the test's own."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-nobody",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "BEVCACHE_MIRROR": str(tmp_path / "mirror"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"b{abs(hash(request.node.name))}"
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 def read_all(cache: Cache) -> list[dict[str, np.ndarray]]:
@@ -241,3 +214,52 @@ def test_a_bucket_that_does_not_exist_is_an_error_without_credentials():
     with pytest.raises((RemoteError, NotACacheError), match="nowhere-at-all") as refused:
         open_cache("s3://nowhere-at-all/store")
     assert "secret" not in str(refused.value)
+
+
+def test_a_second_copy_into_the_same_folder_is_refused_until_the_first_is_done(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    put = LocalFolder.put
+    refused: list[str] = []
+
+    def slow_put(self: LocalFolder, key: str, data: bytes) -> None:
+        if key == "manifest.json":
+            with pytest.raises(StoreExistsError, match="another process is copying into") as caught:
+                copy_store(store, tmp_path / "copy")
+            refused.append(str(caught.value))
+        put(self, key, data)
+
+    monkeypatch.setattr(LocalFolder, "put", slow_put)
+    copy_store(store, tmp_path / "copy")
+    assert len(refused) == 1
+    assert tree(tmp_path / "copy") == tree(store)
+    monkeypatch.setattr(LocalFolder, "put", put)
+    copy_store(store, tmp_path / "copy")
+    assert tree(tmp_path / "copy") == tree(store)
+
+
+def test_the_mirrors_bound_is_a_size(bucket: str, store: Path, monkeypatch: pytest.MonkeyPatch):
+    copy_store(store, f"{bucket}/store")
+    monkeypatch.setenv("BEVCACHE_MIRROR_BYTES", "20 GB")
+    assert mirror_bytes() == 20_000_000_000
+    monkeypatch.setenv("BEVCACHE_MIRROR_BYTES", "plenty")
+    with pytest.raises(MirrorError, match="BEVCACHE_MIRROR_BYTES='plenty' is no size: expected"):
+        open_cache(f"{bucket}/store")
+
+
+def test_a_mirror_that_cannot_be_written_names_its_variables(
+    bucket: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy_store(store, f"{bucket}/store")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "file"))
+    with pytest.raises(MirrorError, match="set BEVCACHE_MIRROR to another folder, or BEVCACHE_MI"):
+        open_cache(f"{bucket}/store")
+
+
+def test_what_a_killed_process_left_in_the_mirror_is_swept(tmp_path: Path):
+    for name, hours in (("old.1-2.tmp", 2), ("new.1-2.tmp", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
+    evict(tmp_path, 1 << 30, keep=set())
+    assert [path.name for path in tmp_path.iterdir()] == ["new.1-2.tmp"]

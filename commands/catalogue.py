@@ -1,0 +1,64 @@
+"""A team's names for its stores: list, add, remove."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from commands.progress import console
+from commands.tables import human_bytes
+from store.catalogue import Catalogue, Listing, read_catalogue, resolve
+from store.catalogue_file import PREFIX, catalogue_file
+from store.verify import finished_store
+
+
+def list_stores() -> dict[str, Any]:
+    """The catalogue as plain facts."""
+    return read_catalogue(catalogue_file()).model_dump(mode="json")
+
+
+def catalogue_table() -> Table:
+    """The catalogue for people: a row a store."""
+    file = catalogue_file()
+    table = Table(title=file.name, show_lines=True)
+    for column in ("name", "teacher", "data", "rows", "size", "manifest", "description", "licence"):
+        table.add_column(column, justify="right" if column in ("rows", "size") else "left")
+    table.add_column("added, location")
+    for name, store in sorted(read_catalogue(file).stores.items()):
+        cells = (
+            *(f"{PREFIX}{name}", store.teacher, f"{store.dataset} {store.split}"),
+            *(f"{store.rows:,}", human_bytes(store.bytes), store.manifest_hash[:12]),
+            *(store.description, store.licence, f"{store.added}, {store.location}"),
+        )
+        # Text: brackets in what others wrote are no markup.
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def add_store(
+    name: str, place: str, *, description: str, licence: str, replace: bool = False
+) -> None:
+    """List a finished store under a name."""
+    file = catalogue_file()
+    _, manifest = finished_store(place)
+    location = file.relative(resolve(place).location)
+    listing = Listing.of(manifest, location, description, licence)
+
+    def edit(found: bytes | None) -> bytes:
+        known = Catalogue.parse(found, file.name)
+        return known.with_store(name, listing, replace=replace).encode()
+
+    file.change(edit)
+    console.print(
+        f"{PREFIX}{name} is {listing.location}, manifest {manifest.root_hash[:12]}, "
+        f"{listing.rows} rows, {human_bytes(listing.bytes)}",
+        markup=False,
+    )
+
+
+def remove_store(name: str) -> None:
+    """Take a name out of the catalogue; the store itself stays."""
+    file = catalogue_file()
+    read_catalogue(file)
+    file.change(lambda found: Catalogue.parse(found, file.name).without_store(name).encode())
+    console.print(f"{PREFIX}{name} is listed no more; its files are where they were")

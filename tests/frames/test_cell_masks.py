@@ -1,0 +1,53 @@
+import torch
+
+from frames.boxes import Boxes3D
+from frames.cell_masks import FootprintMask, RandomMask, foreground_cells
+from frames.grid import BEVGrid
+from frames.heatmap import GaussianMask
+
+GRID = BEVGrid(x_min=0.0, y_min=0.0, cell_size=1.0, shape=(8, 10))
+
+
+def boxes(*values: tuple[float, float, float, float, float]) -> Boxes3D:
+    """Of (x, y, length, width, yaw)."""
+    rows = [[x, y, 0, length, width, 1, yaw, 0, 0] for x, y, length, width, yaw in values]
+    return Boxes3D(torch.tensor(rows).float(), torch.zeros(len(rows), dtype=torch.int64))
+
+
+def test_a_gaussian_of_radius_0_is_one_cell():
+    small = GaussianMask(min_overlap=0.7, min_radius=0)
+    assert foreground_cells(boxes((3.2, 2.9, 1, 1, 0)), GRID, [small]).tolist() == [2 * 10 + 3]
+
+
+def test_a_footprint_holds_the_centres_inside():
+    """From x 2 to 5 and y 2 to 4: centres 2.5, 3.5, 4.5 by 2.5, 3.5."""
+    inside = foreground_cells(boxes((3.5, 3, 3, 2, 0)), GRID, [FootprintMask()])
+    assert inside.tolist() == [22, 23, 24, 32, 33, 34]
+
+
+def test_a_turned_footprint_and_its_margin():
+    """A quarter turn swaps the sides; half a metre more reaches one centre further each way."""
+    turned = boxes((3.5, 3.5, 3, 1, torch.pi / 2))
+    assert foreground_cells(turned, GRID, [FootprintMask()]).tolist() == [23, 33, 43]
+    wider = foreground_cells(turned, GRID, [FootprintMask(margin=0.51)])
+    assert wider.tolist() == [row * 10 + col for row in range(1, 6) for col in (2, 3, 4)]
+
+
+def test_random_cells_belong_to_their_frame():
+    mask = RandomMask(count=7)
+    one, again, other = (
+        foreground_cells(Boxes3D.empty(), GRID, [mask], token) for token in ("a", "a", "b")
+    )
+    assert len(one) == 7
+    assert one.equal(again)
+    assert not one.equal(other)
+    assert len(foreground_cells(Boxes3D.empty(), GRID, [RandomMask(count=999)], "a")) == 80
+
+
+def test_masks_are_united_without_repetition():
+    box = boxes((3.5, 3.5, 3, 3, 0))
+    masks = [GaussianMask(), FootprintMask(), RandomMask(count=10)]
+    together = set(foreground_cells(box, GRID, masks, "a").tolist())
+    each = [set(foreground_cells(box, GRID, [mask], "a").tolist()) for mask in masks]
+    assert together == each[0] | each[1] | each[2]
+    assert foreground_cells(box, GRID, [], "a").shape == (0,)
