@@ -183,9 +183,18 @@ def ragged_places(fingerprint: Fingerprint) -> tuple[Places, ...]:
 
 def store_metadata(layouts: list[ArrayLayout]) -> dict[str, bytes]:
     """Every ``zarr.json`` of a store with these arrays: the root, the folders, the arrays."""
-    folders = {folder for layout in layouts for folder in PurePosixPath(layout.key).parents}
-    groups = {str(folder / "zarr.json"): _GROUP for folder in sorted({*folders, PurePosixPath()})}
+    groups = dict.fromkeys(_group_keys(layouts), _GROUP)
     return groups | {layout.metadata_key: layout.metadata() for layout in layouts}
+
+
+def metadata_keys(layouts: list[ArrayLayout]) -> list[str]:
+    """The paths of ``store_metadata``."""
+    return _group_keys(layouts) + [layout.metadata_key for layout in layouts]
+
+
+def _group_keys(layouts: list[ArrayLayout]) -> list[str]:
+    folders = {folder for layout in layouts for folder in PurePosixPath(layout.key).parents}
+    return [str(folder / "zarr.json") for folder in sorted({*folders, PurePosixPath()})]
 
 
 def _regular(chunk_shape: tuple[int, ...]) -> dict[str, Any]:

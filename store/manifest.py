@@ -13,6 +13,7 @@ from store.layout import (
     ArrayLayout,
     fixed_layout,
     map_layout,
+    metadata_keys,
     offsets_key,
     ragged_layout,
     ragged_places,
@@ -116,7 +117,7 @@ class Manifest(BaseModel):
                 f"{name}: {self.counts.rows} rows need an index of {index} bytes (at most "
                 f"{MAX_INDEX_BYTES} fit) and {count} chunk files; it lists {len(self.files)} files"
             )
-        sizes = dict.fromkeys(store_metadata(layouts), range(MAX_METADATA_BYTES + 1))
+        sizes = dict.fromkeys(metadata_keys(layouts), range(MAX_METADATA_BYTES + 1))
         sizes |= {key: layout.file_bytes for layout in layouts for key in layout.chunk_keys}
         # Every file is known from the fingerprint: no path of a stranger's is ever followed.
         if odd := sorted(sizes.keys() ^ self.files.keys()):

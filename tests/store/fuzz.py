@@ -21,6 +21,7 @@ Steps = tuple[str | int, ...]
 
 # Larger than any file a small store may have; sparse, so that it costs no disk.
 HUGE = 1 << 41
+LARGE = 1 << 20
 NASTY: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1.5, 1 << 31, 1 << 40, 1 << 63, 1 << 64, 10**30, 10**400, 1e308),
     *("", "x", "x" * 1_000_000, "../..", "/etc/passwd", "a/../b", "\ud800", "\0", "NaN", "1"),
@@ -36,12 +37,13 @@ RAW = (
 
 def files_of(store: Path) -> list[Path]:
     """Every file, in an order of its own."""
-    return sorted(path for path in store.rglob("*") if path.is_file())
+    found = (Path(folder) / name for folder, _, names in os.walk(store) for name in names)
+    return sorted(path for path in found if path.is_file())
 
 
 def some_file(store: Path, rng: random.Random) -> Path:
     """A file; those at the top and chunks more often than the many small ``zarr.json``."""
-    files = [path for path in files_of(store) if path.stat().st_size]
+    files = [path for path in files_of(store) if 0 < path.stat().st_size < LARGE]
     likely = [path for path in files if path.name != "zarr.json"]
     return rng.choice(likely if rng.random() < 0.8 else files)
 
