@@ -46,7 +46,7 @@ def _of_store(facts: dict[str, Any]) -> dict[str, Any]:
     teacher, dataset, grid = made_for["teacher"], made_for["dataset"], made_for["grid"]
     done, parts = facts["parts"]
     named = {"catalogue": facts["listed_as"]} if facts["listed_as"] else {}
-    sources = {"merged from": "\n".join(made_for["sources"])} if "sources" in made_for else {}
+    sources = {"merged from": "\n".join(made_for["sources"])} if made_for["sources"] else {}
     state = "finished" if facts["complete"] else f"unfinished: {done} of {parts} parts"
     return {
         "store": facts["location"],

@@ -21,7 +21,7 @@ from store.manifest import MAX_ROWS, Manifest
 from store.remote import Remote, is_url
 from store.schema import Sha256
 
-MAX_LISTED = 10_000
+MAX_LISTED = 1000
 
 
 def _line(text: str) -> str:

@@ -10,7 +10,7 @@ from store.remote import Remote, is_url
 
 VARIABLE = "BEVCACHE_CATALOGUE"
 PREFIX = "team:"
-# Ten thousand listings of the longest kind would be more; a team has dozens.
+# A thousand listings of the longest kind are less; a team has dozens.
 MAX_CATALOGUE_BYTES = 1 << 24
 # Each lost attempt is another's success.
 ATTEMPTS = 50

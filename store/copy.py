@@ -50,7 +50,6 @@ def copy_store(
 def _copy_files(
     there: Location, here: Location, manifest: Manifest, on_file: Callable[[int], None]
 ) -> None:
-
     def copy(key: str) -> None:
         entry = manifest.files[key]
         if not _arrived(here, key, entry):
@@ -75,7 +74,7 @@ def _alone(destination: Location) -> Iterator[None]:
         destination.path.mkdir(parents=True, exist_ok=True)
         with only_one(lock, wait=False):
             yield
-            lock.unlink()
+            lock.unlink(missing_ok=True)
     except BlockingIOError as error:
         raise StoreExistsError(
             f"another process is copying into {destination.name} right now; wait until it is "

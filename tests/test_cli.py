@@ -139,6 +139,38 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert {k: v.tolist() for k, v in whole.items()} == {k: v.tolist() for k, v in cut.items()}
 
 
+def test_targets_dumped_one_after_the_other_are_merged_and_named(
+    run: Run, done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    student = write_student_toml(tmp_path, world)
+    for method in ("xgd", "imitation"):
+        code, text = run(
+            *("dump-teacher", student, "--checkpoint", done / "teacher" / "teacher.pt"),
+            *("--methods", method, "--out", tmp_path / method, "--device", "cpu"),
+        )
+        assert code == 0, text
+    code, text = run("merge", tmp_path / "xgd", tmp_path / "imitation", tmp_path / "both")
+    assert code == 0, text
+    merged, once = open_cache(tmp_path / "both"), open_cache(done / "foreground")
+    assert merged.fingerprint.masks == once.fingerprint.masks
+    assert {token: merged.digests(token) for token in merged.tokens} == {
+        token: once.digests(token) for token in once.tokens
+    }
+    monkeypatch.setenv("BEVCACHE_CATALOGUE", str(tmp_path / "catalogue.json"))
+    code, text = run(
+        *("catalogue", "add", "both", tmp_path / "both"),
+        *("--description", "what xgd and imitation read", "--licence", "a made-up world"),
+    )
+    assert code == 0, text
+    code, text = run(
+        *("train-student", student, "--method", "xgd+imitation", "--device", "cpu"),
+        *("--store", "team:both", "--out", tmp_path / "student"),
+    )
+    assert code == 0, text
+    notes = load_checkpoint(tmp_path / "student" / "student.pt", "student").notes
+    assert notes["cache"] == merged.manifest_hash
+
+
 def test_info_of_a_store_and_a_checkpoint(run: Run, done: Path):
     code, text = run("info", done / "foreground", "--json")
     assert code == 0

@@ -23,8 +23,8 @@ from tests.store.building import NEEDS, SHAPES, build, tree
 from tests.store.merging import dataset, piece
 from tests.store.test_kill import check_kills
 
-CELLS = ("bev_low", "heatmap", "cells")
-REST = ("bev_high", "box")
+CELLS: tuple[str, ...] = ("bev_low", "heatmap", "cells")
+REST: tuple[str, ...] = ("bev_high", "box")
 
 
 def contents(path: Path, *, but: tuple[str, ...] = ("manifest",)) -> dict[str, bytes]:
