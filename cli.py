@@ -2,19 +2,23 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 from rich.traceback import install as pretty_tracebacks
 
 from commands import sharing, steps
 from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
+from commands.recheck import carry_table, checks_table, recheck_carry_over, recheck_store
 from commands.tables import class_table, scores_table
 from frames.errors import DataError
 from frames.nuscenes import NuScenesConfig
@@ -31,6 +35,7 @@ from student_train.train import train_student
 from teacher_dump.config import TeacherRun
 from teacher_dump.part_task import ScaleOutError
 from teacher_dump.protocol import TeacherError, load_teacher
+from teacher_dump.recheck import TOLERANCE
 from teacher_dump.teachers import OWN_TEACHER
 from teacher_dump.train import train_teacher
 
@@ -219,6 +224,39 @@ def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]
 
 
 @app.command()
+def recheck(
+    config: ConfigPath,
+    store: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
+    teacher: Annotated[
+        str, typer.Option(help="package.module:factory of your own teacher.")
+    ] = OWN_TEACHER,
+    rows: Annotated[int, typer.Option(min=1, help="So many random rows.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the draws.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Beside each array's max_error: other hardware's share.")
+    ] = TOLERANCE,
+    carry_over: Annotated[
+        int, typer.Option(min=0, help="Instead: the error of carrying over to so many draws a row.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Run the teacher again on rows of its cache; exit code 1 if one is not what is stored."""
+    run = load_config(config, StudentRun, data__root=data_root)
+    model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
+    if carry_over:
+        errors = recheck_carry_over(model, run, cache, rows=rows, seed=seed, draws=carry_over)
+        _print_rows(errors, carry_table(errors), as_json=as_json)
+        return
+    checks = recheck_store(model, run, cache, rows=rows, seed=seed, tolerance=tolerance)
+    _print_rows(checks, checks_table(checks), as_json=as_json)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
 def copy(
     source: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
     destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
@@ -252,6 +290,13 @@ def main() -> None:
     except RunInterruptedError as interruption:
         console.print(str(interruption))
         sys.exit(INTERRUPTED)
+
+
+def _print_rows(rows: Sequence[Any], table: Table, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        console.print(table)
 
 
 def _printed(config: BaseModel, wanted: bool) -> bool:
