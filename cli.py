@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.traceback import install as pretty_tracebacks
 
+from commands import recheck as rechecking
 from commands import sharing, steps
 from commands.demo import run_demo
 from commands.info import describe
 from commands.progress import console
-from commands.recheck import carry_table, checks_table, recheck_carry_over, recheck_store
 from commands.tables import class_table, scores_table
 from frames.errors import DataError
 from frames.nuscenes import NuScenesConfig
@@ -246,12 +246,14 @@ def recheck(
     """Run the teacher again on rows of its cache; exit code 1 if one is not what is stored."""
     run = load_config(config, StudentRun, data__root=data_root)
     model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
+    drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
     if carry_over:
-        errors = recheck_carry_over(model, run, cache, rows=rows, seed=seed, draws=carry_over)
-        _print_rows(errors, carry_table(errors), as_json=as_json)
+        shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
+        errors = rechecking.recheck_carry_over(model, cache, shown, quiet=as_json)
+        _print_rows(errors, rechecking.carry_table(errors), as_json=as_json)
         return
-    checks = recheck_store(model, run, cache, rows=rows, seed=seed, tolerance=tolerance)
-    _print_rows(checks, checks_table(checks), as_json=as_json)
+    checks = rechecking.recheck_store(model, cache, drawn, tolerance, quiet=as_json)
+    _print_rows(checks, rechecking.checks_table(checks), as_json=as_json)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
