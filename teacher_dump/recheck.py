@@ -18,7 +18,7 @@ from store.values import ground_truth_arrays
 from teacher_dump.dump import teacher_rows
 from teacher_dump.protocol import Teacher, TeacherInfo
 
-# Twice what TensorFloat-32 keeps of a number (10 bits), as other hardware may compute it.
+# One step of TensorFloat-32 (10 bits of fraction), in which other hardware may multiply.
 TOLERANCE = 2.0**-10
 
 
