@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +57,9 @@ DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Place = Annotated[str, typer.Argument(help="A cache: folder or URL.")]
+Weights = Annotated[Path | None, typer.Option(help="The teacher's weights.")]
+Factory = Annotated[str, typer.Option(help="package.module:factory of your own teacher.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
 
 
@@ -106,10 +108,8 @@ def train_teacher_command(
 def dump_teacher(
     config: ConfigPath,
     out: OutDir,
-    checkpoint: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
-    teacher: Annotated[
-        str, typer.Option(help="package.module:factory of your own teacher.")
-    ] = OWN_TEACHER,
+    checkpoint: Weights = None,
+    teacher: Factory = OWN_TEACHER,
     methods: Annotated[
         str, typer.Option(help="Store what these read: names joined with a comma.")
     ] = ",".join(METHODS),
@@ -214,7 +214,7 @@ def evaluate(
 
 
 @app.command()
-def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]) -> None:
+def verify(store: Place) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
     faults = sharing.verify_store(store)
     for fault in faults:
@@ -226,11 +226,9 @@ def verify(store: Annotated[str, typer.Argument(help="A cache: folder or URL.")]
 @app.command()
 def recheck(
     config: ConfigPath,
-    store: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
-    teacher: Annotated[
-        str, typer.Option(help="package.module:factory of your own teacher.")
-    ] = OWN_TEACHER,
+    store: Place,
+    checkpoint: Weights = None,
+    teacher: Factory = OWN_TEACHER,
     rows: Annotated[int, typer.Option(min=1, help="So many random rows.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and the draws.")] = 0,
     tolerance: Annotated[
@@ -250,17 +248,19 @@ def recheck(
     if carry_over:
         shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
         errors = rechecking.recheck_carry_over(model, cache, shown, quiet=as_json)
-        _print_rows(errors, rechecking.carry_table(errors), as_json=as_json)
+        facts = [asdict(error) for error in errors]
+        _print_facts(facts, rechecking.carry_table(errors), as_json=as_json)
         return
     checks = rechecking.recheck_store(model, cache, drawn, tolerance, quiet=as_json)
-    _print_rows(checks, rechecking.checks_table(checks), as_json=as_json)
+    facts = [asdict(check) | {"passed": check.passed} for check in checks]
+    _print_facts(facts, rechecking.checks_table(checks), as_json=as_json)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(help="A cache: folder or URL.")],
+    source: Place,
     destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
 ) -> None:
     """Copy a cache; run again after an interruption, what has arrived is kept."""
@@ -294,9 +294,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _print_rows(rows: Sequence[Any], table: Table, *, as_json: bool) -> None:
+def _print_facts(facts: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        typer.echo(json.dumps(facts, indent=2))
     else:
         console.print(table)
 

@@ -29,20 +29,20 @@ class ArrayCheck:
     Attributes:
         array: Name.
         rows: Looked at.
-        error: Largest ``|stored - now| / max(1, |now|)``; infinite where the shapes differ.
+        error: Largest ``|stored - now| / max(1, |now|)``; None where the shapes differ.
         bound: Largest that is accepted: the array's ``max_error`` and, for numbers that are not
             integers, the tolerance.
     """
 
     array: str
     rows: int
-    error: float
+    error: float | None
     bound: float
 
     @property
     def passed(self) -> bool:
         """Whether it is within its bound."""
-        return self.error <= self.bound
+        return self.error is not None and self.error <= self.bound
 
 
 def require_teacher(cache: Cache, info: TeacherInfo) -> None:
@@ -112,17 +112,20 @@ def recheck(
         DataError: A frame's file is missing or damaged.
     """
     stored_arrays = cache.fingerprint.stored
-    worst = dict.fromkeys((spec.name for spec in stored_arrays), 0.0)
+    found: dict[str, list[float | None]] = {spec.name: [] for spec in stored_arrays}
     for frame, view in rows:
         row = cache.row(frame.token, view)
         (now,) = teacher_rows(teacher, [frame], cache.fingerprint.arrays, [row.augment])
         stored, given = _arrays(row), _arrays(now)
-        for name in worst:
-            worst[name] = max(worst[name], _error(name, stored[name], given[name]))
+        for name, errors in found.items():
+            errors.append(_error(name, stored[name], given[name]))
         on_rows(1)
     return [
         ArrayCheck(
-            array=spec.name, rows=len(rows), error=worst[spec.name], bound=_bound(spec, tolerance)
+            array=spec.name,
+            rows=len(rows),
+            error=_largest(found[spec.name]),
+            bound=_bound(spec, tolerance),
         )
         for spec in stored_arrays
     ]
@@ -136,9 +139,14 @@ def _bound(spec: ArraySpec, tolerance: float) -> float:
     return spec.max_error + (tolerance if spec.dtype.startswith("float") else 0.0)
 
 
-def _error(name: str, stored: npt.NDArray[Any], now: npt.NDArray[Any]) -> float:
+def _largest(errors: Sequence[float | None]) -> float | None:
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) else None
+
+
+def _error(name: str, stored: npt.NDArray[Any], now: npt.NDArray[Any]) -> float | None:
     if stored.shape != now.shape:
-        return math.inf
+        return None
     gap = np.abs(stored.astype(np.float64) - now.astype(np.float64))
     if name == "boxes/yaw":
         # An angle next to a half turn may change its sign by rounding.
