@@ -2,16 +2,19 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 from rich.traceback import install as pretty_tracebacks
 
 from commands import catalogue, sharing, steps
+from commands import recheck as rechecking
 from commands.demo import run_demo
 from commands.info import describe, tables
 from commands.progress import console
@@ -32,6 +35,7 @@ from student_train.train import train_student
 from teacher_dump.config import TeacherRun
 from teacher_dump.part_task import ScaleOutError
 from teacher_dump.protocol import TeacherError, load_teacher
+from teacher_dump.recheck import TOLERANCE
 from teacher_dump.teachers import OWN_TEACHER
 from teacher_dump.train import train_teacher
 
@@ -56,6 +60,8 @@ PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and s
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+Weights = Annotated[Path | None, typer.Option(help="The teacher's weights.")]
+Factory = Annotated[str, typer.Option(help="package.module:factory of your own teacher.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
 
 
@@ -104,10 +110,8 @@ def train_teacher_command(
 def dump_teacher(
     config: ConfigPath,
     out: OutDir,
-    checkpoint: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
-    teacher: Annotated[
-        str, typer.Option(help="package.module:factory of your own teacher.")
-    ] = OWN_TEACHER,
+    checkpoint: Weights = None,
+    teacher: Factory = OWN_TEACHER,
     methods: Annotated[
         str, typer.Option(help="Store what these read: names joined with a comma.")
     ] = ",".join(METHODS),
@@ -225,14 +229,47 @@ def evaluate(
 
 
 @app.command()
-def verify(
-    store: StorePlace,
-) -> None:
+def verify(store: StorePlace) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
     faults = sharing.verify_store(store)
     for fault in faults:
         console.print(f"damaged: {fault}", markup=False, soft_wrap=True)
     if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def recheck(
+    config: ConfigPath,
+    store: StorePlace,
+    checkpoint: Weights = None,
+    teacher: Factory = OWN_TEACHER,
+    rows: Annotated[int, typer.Option(min=1, help="So many random rows.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the draws.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Beside each array's max_error: other hardware's share.")
+    ] = TOLERANCE,
+    carry_over: Annotated[
+        int, typer.Option(min=0, help="Instead: the error of carrying over to so many draws a row.")
+    ] = 0,
+    as_json: AsJson = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Run the teacher again on rows of its cache; exit code 1 if one is not what is stored."""
+    run = load_config(config, StudentRun, data__root=data_root)
+    model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
+    drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
+    if carry_over:
+        shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
+        errors = rechecking.recheck_carry_over(model, cache, shown, quiet=as_json)
+        facts = [asdict(error) for error in errors]
+        _print_facts(facts, rechecking.carry_table(errors), as_json=as_json)
+        return
+    checks = rechecking.recheck_store(model, cache, drawn, tolerance, quiet=as_json)
+    facts = [asdict(check) | {"passed": check.passed} for check in checks]
+    _print_facts(facts, rechecking.checks_table(checks), as_json=as_json)
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 
@@ -316,6 +353,13 @@ def main() -> None:
     except RunInterruptedError as interruption:
         console.print(str(interruption))
         sys.exit(INTERRUPTED)
+
+
+def _print_facts(facts: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        console.print(table)
 
 
 def _printed(config: BaseModel, wanted: bool) -> bool:

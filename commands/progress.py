@@ -17,7 +17,7 @@ console = Console()
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on the console; the body calls what it gets with the number of further steps done."""
     columns = (
         TextColumn("{task.description}"),
@@ -26,6 +26,6 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=quiet) as progress:
         task = progress.add_task(title, total=total)
         yield lambda steps: progress.advance(task, steps)

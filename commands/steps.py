@@ -181,10 +181,10 @@ def dump_teacher(
     plan = planned.plan
     writer = StoreWriter.open(out, plan.fingerprint, plan.rows, resume=resume)
     announce_room(out)
-    if workers is None:
-        left = [row for part in writer.pending_parts for row in part]
-        announce_time(teacher, planned, batch_size, left)
     try:
+        if workers is None:
+            left = [row for part in writer.pending_parts for row in part]
+            announce_time(teacher, planned, batch_size, left)
         with progress_bar(f"dump · {teacher.info.identity.name}", len(plan.rows)) as advance:
             if workers is None:
                 dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)

@@ -331,7 +331,8 @@ def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:
     mismatches = found.fingerprint.mismatches(plan.fingerprint)
     if found.encode() != plan.encode() and not mismatches:
         mismatches = [
-            "rows: found other scenes, times, poses, neighbours or views of the same tokens"
+            "rows: found other scenes, times, poses or neighbours of the same tokens, or other "
+            "augmentations"
         ]
     if mismatches:
         raise FingerprintError(

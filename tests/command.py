@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 import cli
+from commands.progress import console
 
 
 def command(*arguments: object) -> tuple[int, str]:
@@ -18,7 +19,8 @@ def command(*arguments: object) -> tuple[int, str]:
         redirect_stderr(printed),
     ):
         patch.setattr(sys, "argv", ["bevcache", *map(str, arguments)])
-        patch.setenv("COLUMNS", "400")
+        # The variable COLUMNS counts only until the console is made; workers of pytest set it.
+        patch.setattr(console, "width", 400)
         with pytest.raises(SystemExit) as stop:
             cli.main()
     return int(stop.value.code or 0), " ".join(printed.getvalue().split())

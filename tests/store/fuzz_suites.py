@@ -158,11 +158,11 @@ class SealedSuite:
     def mend(self) -> None:
         """Put back whatever was touched."""
         found = signature(self.store)
-        for path, seen in found.items():
-            if self.signature.get(path) != seen and stat.S_ISDIR(seen[1]):
-                shutil.rmtree(path, ignore_errors=True)
-            elif self.signature.get(path) != seen:
-                Path(path).unlink(missing_ok=True)
+        for touched, seen in found.items():
+            if self.signature.get(touched) != seen and stat.S_ISDIR(seen[1]):
+                shutil.rmtree(touched, ignore_errors=True)
+            elif self.signature.get(touched) != seen:
+                Path(touched).unlink(missing_ok=True)
         for name, data in self.files.items():
             path = self.store / name
             if found.get(str(path)) != self.signature[str(path)] or not path.exists():

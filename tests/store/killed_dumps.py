@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from store.errors import NotACacheError, SealedStoreError, UnknownTokenError
@@ -25,7 +26,7 @@ from tests.store.fuzz_suites import Values, values_of
 ROWS = 52
 
 
-def forked(run: Callable[[], None]) -> int:
+def forked(run: Callable[[], object]) -> int:
     """The process id of a child that runs this and ends."""
     child = os.fork()
     if child:
@@ -59,7 +60,7 @@ def dump(folder: Path, writers: int, told: Path) -> None:
         writer = StoreWriter.open(folder, made_for, rows, resume=True)
         plan_hash = writer.plan_hash
         children = [
-            forked(lambda seed=seed: write(folder, plan_hash, seed))
+            forked(partial(write, folder, plan_hash, seed))
             for seed in range(writers if writers > 1 else 0)
         ]
         told.write_text(" ".join(map(str, children)))
@@ -134,7 +135,7 @@ def one_store(folder: Path, writers: int, rng: random.Random, right: dict[str, V
 def main(folder: str, writers: str, kills: str, seed: str) -> None:
     """Kill dumps until as many have been killed."""
     root, rng, done = Path(folder), random.Random(int(seed)), 0
-    assert waited(forked(lambda: build(root / "alone", ROWS) and None)) == 0
+    assert waited(forked(partial(build, root / "alone", ROWS))) == 0
     alone = tree(root / "alone")
     cache = open_cache(root / "alone")
     right = {token: values_of(cache[token]) for token in cache.tokens}

@@ -74,13 +74,13 @@ def test_two_processes_write_what_one_writes(
     toml = write_student_toml(tmp_path, longer_world)
     common = (
         *("dump-teacher", toml, "--checkpoint", checkpoint, "--coverage", "dense"),
-        *("--device", "cpu", "--out"),
+        *("--views", 2, "--device", "cpu", "--out"),
     )
     succeed(*common, tmp_path / "alone")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     text = succeed(*common, tmp_path / "together", "--workers", 2)
-    assert "40/40" in text
+    assert "80/80" in text
     assert tree(tmp_path / "together") == tree(tmp_path / "alone")
     assert not list((tmp_path / "here").iterdir())
     assert not multiprocessing.active_children()

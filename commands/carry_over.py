@@ -1,0 +1,153 @@
+"""The error of carrying canonical targets into augmented frames, against a run of the teacher.
+
+The carried targets are made by the very code that students train with.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from frames.augment import BevAugment
+from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
+from frames.frame import Frame
+from store.plan import array_name, plan_arrays
+from store.reader import Cache
+from store.rows import CachedRow
+from store.schema import Coverage, Need, Places, Target
+from student_train.methods.imitation import read_at
+from student_train.targets import FrameTargets, frame_targets
+from teacher_dump.protocol import Teacher
+from teacher_dump.teacher_rows import teacher_rows
+
+# What is carried and what the teacher says, at the same places: (places, numbers) each.
+Pairs = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarryError:
+    """How far one carried target is from the teacher's own, on average over augmented frames.
+
+    Attributes:
+        target: A map at the foreground cells or at the boxes' points, or a part of the boxes:
+            ``boxes/centre`` is the offset from the true centre, ``boxes/heading`` the unit vector
+            of the yaw.
+        frames: Augmented frames that have a place.
+        relative_l2: ``|carried - own| / |own|`` over all places of a frame.
+        cosine: Between the two, over all places of a frame.
+        mean_abs: Mean absolute difference, in the target's own unit.
+    """
+
+    target: str
+    frames: int
+    relative_l2: float
+    cosine: float
+    mean_abs: float
+
+
+def measure_carry_over(
+    teacher: Teacher,
+    cache: Cache,
+    shown: Sequence[tuple[Frame, BevAugment]],
+    on_frames: Callable[[int], None] = lambda _frames: None,
+) -> list[CarryError]:
+    """Run the teacher on augmented frames and compare with the store's targets, carried there.
+
+    Args:
+        teacher: The store's own.
+        cache: A canonical store.
+        shown: Some of its frames, each with an augmentation.
+        on_frames: Told how many more are done.
+
+    Raises:
+        CacheError: A row is damaged.
+        DataError: A frame's file is missing or damaged.
+    """
+    found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for frame, augment in shown:
+        for name, (carried, own) in _pairs(teacher, cache, frame, augment).items():
+            if len(own):
+                found[name].append(_compare(carried, own))
+        on_frames(1)
+    means = {name: np.mean(samples, axis=0).tolist() for name, samples in found.items()}
+    return [
+        CarryError(target=name, frames=len(found[name]), relative_l2=l2, cosine=cos, mean_abs=gap)
+        for name, (l2, cos, gap) in means.items()
+    ]
+
+
+def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) -> Pairs:
+    needs, grid = _held(cache), cache.fingerprint.grid
+    carried = frame_targets(cache[frame.token], needs, grid, augment)
+    arrays = plan_arrays(needs, Coverage.DENSE, teacher.info.shapes)
+    (now,) = teacher_rows(teacher, [frame], arrays, cache.fingerprint.masks, [augment])
+    row = CachedRow(token=frame.token, view=0, augment=augment, gt=now.gt, arrays=now.arrays)
+    own = frame_targets(row, needs, grid, BevAugment.identity())
+    pairs: Pairs = {}
+    if carried.cells is not None and carried.cell_weight is not None:
+        on_grid = carried.cell_weight > 0
+        points = grid.to_unit(carried.cells)[None]
+        for target, values in carried.at_cells.items():
+            at_same = read_at(torch.from_numpy(now.arrays[str(target)])[None], points)[0]
+            pairs[str(target)] = (values[on_grid].float(), at_same[on_grid])
+    pairs |= {
+        array_name(target, Places.POINTS): (values.float(), own.at_points[target].float())
+        for target, values in carried.at_points.items()
+    }
+    if carried.relation is not None and own.relation is not None:
+        pairs["boxes/relation"] = (carried.relation, own.relation)
+    return pairs | _box_pairs(carried, own, now.gt.values)
+
+
+def _held(cache: Cache) -> list[Need]:
+    """What students may read of the cache."""
+    held = {spec.name for spec in cache.fingerprint.arrays}
+    needs = [Need(Target.BOXES, Places.BOXES)] if "boxes/centre" in held else []
+    needs += [Need(Target.RELATION, Places.BOXES)] if "boxes/relation" in held else []
+    for target in Target:
+        if array_name(target, Places.POINTS) in held:
+            needs.append(Need(target, Places.POINTS))
+        whole = array_name(target, Places.MAP) in held and Places.CELLS.index_array in held
+        if whole or array_name(target, Places.CELLS) in held:
+            needs.append(Need(target, Places.CELLS))
+    return needs
+
+
+def _box_pairs(carried: FrameTargets, own: FrameTargets, truth: Float32[Tensor, "m 9"]) -> Pairs:
+    """Parts of the boxes that the teacher gives before and after."""
+    if carried.answered is None or own.answered is None:
+        return {}
+    both = carried.answered & own.answered
+    (before, score), (after, score_now) = _parts(carried, truth), _parts(own, truth)
+    parts = {f"boxes/{name}": (before[name][both], after[name][both]) for name in before}
+    return parts | {"boxes/score": (score[both][:, None], score_now[both][:, None])}
+
+
+def _parts(targets: FrameTargets, truth: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    assert targets.boxes is not None, "answered comes with boxes"
+    assert targets.scores is not None, "and with scores"
+    boxes = targets.boxes
+    yaw = boxes[:, YAW]
+    parts = {
+        # Else the distance to the car would make any error look small.
+        "centre": boxes[:, CENTRE] - truth[:, CENTRE],
+        "size": boxes[:, SIZE],
+        "heading": torch.stack([yaw.cos(), yaw.sin()], dim=1),
+        "velocity": boxes[:, VELOCITY],
+    }
+    return parts, targets.scores
+
+
+def _compare(carried: Tensor, own: Tensor) -> tuple[float, float, float]:
+    a, b = carried.double().flatten(), own.double().flatten()
+    gap = a - b
+    tiny = 1e-12
+    return (
+        float(gap.norm() / b.norm().clamp(min=tiny)),
+        float(a @ b / (a.norm() * b.norm()).clamp(min=tiny)),
+        float(gap.abs().mean()),
+    )

@@ -1,0 +1,107 @@
+"""Holding a store against its teacher, with progress and tables."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+
+from commands.carry_over import CarryError, measure_carry_over
+from commands.progress import progress_bar
+from frames.augment import BevAugment, BevAugmentConfig
+from frames.frame import Frame
+from frames.loading import check_point_files
+from frames.nuscenes import read_frames
+from store.errors import PlanError
+from store.reader import Cache
+from student_train.config import StudentRun
+from teacher_dump.protocol import Teacher
+from teacher_dump.recheck import ArrayCheck, draw_rows, recheck, require_teacher
+
+
+def rows_to_recheck(
+    teacher: Teacher, run: StudentRun, cache: Cache, rows: int, seed: int
+) -> list[tuple[Frame, int]]:
+    """Random rows of the store, whose teacher this is: frame and view.
+
+    Raises:
+        FingerprintError: It is another teacher.
+        DataError: The run's data set lacks a frame, or a file of one.
+    """
+    require_teacher(cache, teacher.info)
+    frames = read_frames(run.data.model_copy(update={"sweeps": teacher.info.sweeps}))
+    drawn = draw_rows(cache, frames, rows, seed)
+    if teacher.info.identity.kind != "camera":
+        check_point_files([frame for frame, _ in drawn])
+    return drawn
+
+
+def recheck_store(
+    teacher: Teacher,
+    cache: Cache,
+    rows: Sequence[tuple[Frame, int]],
+    tolerance: float,
+    *,
+    quiet: bool = False,
+) -> list[ArrayCheck]:
+    """Run the teacher again on these rows; see :func:`teacher_dump.recheck.recheck`."""
+    with progress_bar(f"recheck · {cache.name}", len(rows), quiet=quiet) as advance:
+        return recheck(teacher, cache, rows, tolerance=tolerance, on_rows=advance)
+
+
+def augmented(
+    run: StudentRun, cache: Cache, rows: Sequence[tuple[Frame, int]], draws: int, seed: int
+) -> list[tuple[Frame, BevAugment]]:
+    """So many augmentations, as the run draws them, of the frame of each row.
+
+    Raises:
+        PlanError: Nothing is carried over: the store has drawn views, or the run's augmentation is
+            off.
+    """
+    if cache.views > 1 or run.bev_augment == BevAugmentConfig():
+        raise PlanError(
+            f"nothing is carried over: {cache.name} has {cache.views} views a frame and the run's "
+            f"bev_augment is ({run.bev_augment}); expected one view and a [bev_augment] that moves"
+        )
+    rng = np.random.default_rng(seed)
+    return [(frame, run.bev_augment.draw(rng)) for frame, _ in rows for _ in range(draws)]
+
+
+def recheck_carry_over(
+    teacher: Teacher,
+    cache: Cache,
+    shown: Sequence[tuple[Frame, BevAugment]],
+    *,
+    quiet: bool = False,
+) -> list[CarryError]:
+    """Measure the carry-over policy; see :func:`commands.carry_over.measure_carry_over`."""
+    with progress_bar(f"carry over · {cache.name}", len(shown), quiet=quiet) as advance:
+        return measure_carry_over(teacher, cache, shown, advance)
+
+
+def checks_table(checks: list[ArrayCheck]) -> Table:
+    """One line an array."""
+    table = Table(title="what is stored, against what the teacher says now")
+    table.add_column("array")
+    for column in ("rows", "largest error", "bound", "verdict"):
+        table.add_column(column, justify="right")
+    for check in checks:
+        verdict = "within" if check.passed else "OUTSIDE"
+        error = "other shape" if check.error is None else f"{check.error:.2e}"
+        table.add_row(check.array, str(check.rows), error, f"{check.bound:.2e}", verdict)
+    return table
+
+
+def carry_table(errors: list[CarryError]) -> Table:
+    """One line a target."""
+    table = Table(
+        title="canonical targets carried into augmented frames, against the teacher there"
+    )
+    table.add_column("target")
+    for column in ("augmented frames", "relative L2", "cosine", "mean absolute"):
+        table.add_column(column, justify="right")
+    for error in errors:
+        table.add_row(
+            *(error.target, str(error.frames), f"{error.relative_l2:.3f}"),
+            *(f"{error.cosine:.3f}", f"{error.mean_abs:.3f}"),
+        )
+    return table

@@ -1,0 +1,162 @@
+"""Run the teacher again on some rows of a store, and hold its answers against what is stored."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from frames.errors import DataError
+from frames.frame import Frame
+from store.encoding import encode, largest_error
+from store.errors import FingerprintError
+from store.reader import Cache
+from store.rows import CachedRow, RowValues
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec
+from store.values import ground_truth_arrays
+from teacher_dump.protocol import Teacher, TeacherInfo
+from teacher_dump.teacher_rows import teacher_rows
+
+# One step of TensorFloat-32 (10 bits of fraction), in which other hardware may multiply.
+TOLERANCE = 2.0**-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayCheck:
+    """How far one array is from what the teacher says now.
+
+    Attributes:
+        array: Name.
+        rows: Looked at.
+        error: Largest :func:`store.encoding.largest_error` of the stored values from those of
+            now, which is ``|stored - now| / max(1, |now|)`` where no ranges are stored; None where
+            the shapes differ.
+        bound: Largest that is accepted: the array's ``max_error`` and, for numbers that are not
+            integers, the tolerance.
+    """
+
+    array: str
+    rows: int
+    error: float | None
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is within its bound."""
+        return self.error is not None and self.error <= self.bound
+
+
+def require_teacher(cache: Cache, info: TeacherInfo) -> None:
+    """Refuse a teacher that is not the store's.
+
+    Raises:
+        FingerprintError: Weights, config, grid or classes differ; lists all differences.
+    """
+    theirs = {"teacher": info.identity, "grid": info.shapes.grid, "classes": info.classes}
+    expected = cache.fingerprint.model_copy(update=theirs)
+    if mismatches := cache.fingerprint.mismatches(expected):
+        raise FingerprintError(
+            cache.name, mismatches, "Give the --checkpoint that the store was dumped with."
+        )
+
+
+def draw_rows(
+    cache: Cache, frames: Sequence[Frame], count: int, seed: int
+) -> list[tuple[Frame, int]]:
+    """Random rows of the store, each once: frame and view.
+
+    Args:
+        cache: The store.
+        frames: Of its data set and split; more than it holds do no harm.
+        count: So many rows, or all if there are fewer.
+        seed: Of the choice.
+
+    Raises:
+        DataError: The data set has no frame of a chosen row.
+    """
+    total = len(cache) * cache.views
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    by_token = {frame.token: frame for frame in frames}
+    drawn = [(cache.tokens[row // cache.views], int(row % cache.views)) for row in sorted(chosen)]
+    absent = [token for token, _ in drawn if token not in by_token]
+    if absent:
+        made_for = cache.fingerprint.dataset
+        raise DataError(
+            f"frame {absent[0]} of {cache.name} is not in the data set given; the store was dumped "
+            f"from {made_for.name} {made_for.version}, split {made_for.split}: choose that one"
+        )
+    return [(by_token[token], view) for token, view in drawn]
+
+
+def recheck(
+    teacher: Teacher,
+    cache: Cache,
+    rows: Sequence[tuple[Frame, int]],
+    *,
+    tolerance: float = TOLERANCE,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+) -> list[ArrayCheck]:
+    """Compare rows of a store, one after the other, with what its teacher says of them now.
+
+    Args:
+        teacher: The store's own; see :func:`require_teacher`.
+        cache: The store.
+        rows: From :func:`draw_rows`.
+        tolerance: What other hardware and batches may change, relative as ``max_error`` is.
+        on_rows: Told how many more rows are done.
+
+    Returns:
+        One check an array, ground truth included.
+
+    Raises:
+        CacheError: A row is damaged.
+        DataError: A frame's file is missing or damaged.
+    """
+    made_for = cache.fingerprint
+    compared = (*made_for.given, GT_VALUES, GT_LABELS)
+    found: dict[str, list[float | None]] = {spec.name: [] for spec in compared}
+    for frame, view in rows:
+        row = cache.row(frame.token, view)
+        (now,) = teacher_rows(teacher, [frame], made_for.given, made_for.masks, [row.augment])
+        stored, given = _arrays(row), _arrays(now)
+        for spec in compared:
+            found[spec.name].append(_error(spec, stored[spec.name], given[spec.name]))
+        on_rows(1)
+    return [
+        ArrayCheck(
+            array=spec.name,
+            rows=len(rows),
+            error=_largest(found[spec.name]),
+            bound=_bound(spec, tolerance),
+        )
+        for spec in compared
+    ]
+
+
+def _arrays(row: CachedRow | RowValues) -> dict[str, npt.NDArray[Any]]:
+    return row.arrays | ground_truth_arrays(row.gt)
+
+
+def _bound(spec: ArraySpec, tolerance: float) -> float:
+    is_number = spec.encoding is not None or spec.dtype.startswith("float")
+    return spec.max_error + (tolerance if is_number else 0.0)
+
+
+def _largest(errors: Sequence[float | None]) -> float | None:
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) else None
+
+
+def _error(spec: ArraySpec, stored: npt.NDArray[Any], now: npt.NDArray[Any]) -> float | None:
+    if stored.shape != now.shape:
+        return None
+    if spec.encoding:
+        ranges = encode(now, spec.encoding, spec.channel_axis)[1]
+        return largest_error(now, stored, ranges, spec.channel_axis)
+    gap = np.abs(stored.astype(np.float64) - now.astype(np.float64))
+    if spec.name == "boxes/yaw":
+        # An angle next to a half turn may change its sign by rounding.
+        gap = np.minimum(gap, np.abs(2 * math.pi - gap))
+    return float((gap / np.maximum(1.0, np.abs(now))).max(initial=0.0))
