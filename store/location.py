@@ -1,10 +1,11 @@
 """Where a store may lie: a folder, or a folder behind a URL; both give and take whole files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from store.errors import StoreWriteError
+from store.errors import StoreWriteError, UnsafeStoreError
 from store.files import publish, read_bounded
-from store.remote import Remote, is_url
+from store.remote import ATTEMPTS, Remote, is_url
 
 
 class LocalFolder:
@@ -53,3 +54,25 @@ def locate(location: Path | str) -> Location:
         RemoteError: The URL cannot be used.
     """
     return Remote(str(location)) if is_url(str(location)) else LocalFolder(Path(location))
+
+
+def get_right(
+    location: Location, key: str, limit: int, is_right: Callable[[bytes], bool]
+) -> bytes | None:
+    """A file's bytes; None if it is not there.
+
+    A service is asked again for bytes that are not right, as they may be whole where they lie:
+    after ``ATTEMPTS`` the last answer is given as it is.
+
+    Raises:
+        CacheError: As ``get`` raises.
+    """
+    for _ in range(ATTEMPTS - 1 if isinstance(location, Remote) else 0):
+        try:
+            data = location.get(key, limit)
+        except UnsafeStoreError:
+            # Also what an answer with a wrong Content-Length looks like.
+            continue
+        if data is None or is_right(data):
+            return data
+    return location.get(key, limit)

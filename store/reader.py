@@ -1,5 +1,6 @@
 """The reader of a store: rows by token, nothing damaged or missing passed on."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from store.errors import (
     IncompleteStoreError,
     NotACacheError,
     UnknownTokenError,
+    UnsafeStoreError,
 )
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
@@ -26,11 +28,15 @@ from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror
 from store.unsealed import UnsealedRows
 from store.values import digest
 
+# How often a mirrored file may be gone between its fetch and its reading, or spoilt.
+EVICTIONS = 4
+
 
 class Cache:
     """A store opened for reading; made by ``open_cache``.
 
-    Safe to pickle into DataLoader workers, also after the parent has read from it.
+    Safe to pickle into DataLoader workers (forkserver, spawn), also after the parent has read from
+    it. A forked process may read a local store; one behind a URL it is refused.
 
     Attributes:
         name: Where the store is: a folder or a URL.
@@ -68,12 +74,7 @@ class Cache:
             DamagedRowError: An array of the row is missing or altered.
             RemoteError: The store is behind a URL that does not answer.
         """
-        if token not in self:
-            raise UnknownTokenError(
-                f"cache {self.name} has no row {token!r} among its {len(self)}; "
-                "was it dumped from the same data set and split?"
-            )
-        row = self._rows.row_of[token]
+        row = self._row(token)
         arrays = {
             spec.name: self._values(spec, token, row, column)
             for column, spec in enumerate(self.fingerprint.stored)
@@ -84,14 +85,70 @@ class Cache:
         )
         return CachedRow(token=token, gt=gt, arrays=arrays)
 
+    def read_many(self, tokens: Sequence[str]) -> list[CachedRow]:
+        """The rows of several frames; of a store behind a URL their files come side by side.
+
+        Raises:
+            CacheError: As for one row.
+        """
+        self.fetch(tokens)
+        return [self[token] for token in tokens]
+
+    def fetch(self, tokens: Iterable[str]) -> None:
+        """Bring the files of these frames' rows into the mirror; a local store needs nothing.
+
+        Raises:
+            CacheError: As for reading them.
+        """
+        if self._source.evicts:
+            rows = [self._row(token) for token in tokens]
+            specs = self.fingerprint.stored
+            self._source.fetch(
+                key for row in rows for spec in specs for key in self._files(spec, row)
+            )
+
+    def shards(self, tokens: Iterable[str]) -> list[int] | None:
+        """Which files hold the maps of each frame, by number; rows of one number come together.
+
+        None if the order of reading does not matter: for a local store, or one without maps.
+
+        Raises:
+            UnknownTokenError: The cache has no such frame.
+        """
+        dense = any(spec.places is Places.MAP for spec in self.fingerprint.arrays)
+        if not (self._source.evicts and dense):
+            return None
+        return [self._row(token) // ROWS_PER_PART for token in tokens]
+
+    def _row(self, token: str) -> int:
+        if token not in self:
+            raise UnknownTokenError(
+                f"cache {self.name} has no row {token!r} among its {len(self)}; "
+                "was it dumped from the same data set and split?"
+            )
+        return self._rows.row_of[token]
+
     def _values(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
-        try:
-            return self._checked(spec, token, row, column)
-        except (DamagedStoreError, FileNotFoundError):
-            if not self._source.evicts:
-                raise
-            # Another process may have evicted the file between its fetch and its reading.
-            return self._checked(spec, token, row, column)
+        for _ in range(EVICTIONS):
+            try:
+                return self._checked(spec, token, row, column)
+            except (DamagedStoreError, FileNotFoundError):
+                if not self._source.evicts:
+                    raise
+                # Another process has evicted the file since its fetch, or it was spoilt here.
+                self._renew(self._files(spec, row))
+        return self._checked(spec, token, row, column)
+
+    def _renew(self, keys: list[str]) -> None:
+        self._source.renew(keys)
+        self._rows.forget(keys)
+        self._maps = MapReader(self._source.root)
+
+    def _files(self, spec: ArraySpec, row: int) -> list[str]:
+        if spec.places is not Places.MAP:
+            return self._rows.files(spec, row)
+        layout = map_layout(spec, len(self))
+        return [layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)]
 
     def _checked(self, spec: ArraySpec, token: str, row: int, column: int) -> npt.NDArray[Any]:
         if spec.places is Places.MAP:
@@ -103,8 +160,7 @@ class Cache:
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
-        layout = map_layout(spec, len(self))
-        self._source.fetch([layout.metadata_key, layout.chunk_key(row // ROWS_PER_PART)])
+        self._source.fetch(self._files(spec, row))
         try:
             return self._maps.read(spec.name, row)
         except (ValueError, RuntimeError, OSError) as error:
@@ -134,10 +190,10 @@ def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache
     """
     if is_url(str(location)):
         mirror = MirrorSource(Remote(str(location)), mirror_folder(), mirror_bytes())
-        return _open_sealed(mirror)
+        return _open_sealed(mirror, mirror.manifest)
     path = Path(location)
     if (path / MANIFEST).exists():
-        return _open_sealed(LocalSource(path))
+        return _open_sealed(LocalSource(path), Manifest.load(path))
     if not (path / PLAN).exists():
         raise NotACacheError(
             f"{path} holds neither {MANIFEST} nor {PLAN}: expected the folder of a store, "
@@ -153,7 +209,18 @@ def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache
     return Cache(LocalSource(path), plan.fingerprint, rows, "")
 
 
-def _open_sealed(source: Source) -> Cache:
-    manifest = Manifest.load(source.root)
-    rows = SealedRows(source, manifest)
+def _open_sealed(source: Source, manifest: Manifest) -> Cache:
+    rows = _open_rows(source, manifest)
     return Cache(source, manifest.fingerprint, rows, manifest.root_hash)
+
+
+def _open_rows(source: Source, manifest: Manifest) -> SealedRows:
+    for _ in range(EVICTIONS):
+        try:
+            return SealedRows(source, manifest)
+        except (DamagedStoreError, UnsafeStoreError, FileNotFoundError):
+            if not source.evicts:
+                raise
+            # As when a row is read: evicted by another process, or spoilt since it arrived.
+            source.renew(manifest.index_files)
+    return SealedRows(source, manifest)

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from store.errors import DamagedRowError, DamagedStoreError
-from store.guard import check_file, check_metadata, check_size
+from store.guard import check_metadata, check_size, checked
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
-from store.map_reader import open_array
 from store.rows import unpacked_names
 from store.schema import ArraySpec
 from store.source import Source
@@ -30,12 +32,13 @@ class SealedRows:
         self._source = source
         self._manifest = manifest
         self._layouts = {layout.key: layout for layout in manifest.ragged}
-        fixed = [key for layout in manifest.fixed for key in layout.chunk_keys]
         source.prepare(manifest)
-        source.fetch([*manifest.metadata, *fixed])
+        source.fetch(manifest.index_files)
         check_metadata(source.root, manifest.layouts)
-        for key in fixed:
-            check_file(source.root / key, manifest.files[key])
+        # Read once: whatever becomes of the files, what is decoded is what was checked.
+        self._index = {
+            key: checked(source.root / key, manifest.files[key]) for key in manifest.index_files
+        }
         tokens = unpacked_names(self._fixed("rows/token"))
         self.row_of = {token: row for row, token in enumerate(tokens)}
         self._digests = self._fixed("index/digest")
@@ -45,6 +48,7 @@ class SealedRows:
         }
         self._mapped: dict[str, npt.NDArray[Any]] = {}
         self._check_index()
+        self._index = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_mapped": {}}
@@ -59,14 +63,24 @@ class SealedRows:
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._layouts[spec.name], self._offsets[spec.places]
-        start, stop = int(offsets[row]), int(offsets[row + 1])
-        size = layout.chunk
+        layout, size = self._layouts[spec.name], self._layouts[spec.name].chunk
+        start, stop = self._span(spec, row)
         pieces = [
             self._chunk(layout, index)[max(start - index * size, 0) : stop - index * size]
-            for index in range(start // size, -(-stop // size) if stop > start else 0)
+            for index in _chunks(start, stop, size)
         ]
         return np.concatenate([np.empty((0, *spec.shape), spec.dtype), *pieces])
+
+    def files(self, spec: ArraySpec, row: int) -> list[str]:
+        """The chunk files that hold the row's values of a ragged array."""
+        layout = self._layouts[spec.name]
+        indices = _chunks(*self._span(spec, row), layout.chunk)
+        return [layout.chunk_key(index) for index in indices]
+
+    def forget(self, keys: list[str]) -> None:
+        """Map these chunk files anew when they are next read."""
+        for key in keys:
+            self._mapped.pop(key, None)
 
     def check_rows(self) -> None:
         """Hold every row's small targets against their digests.
@@ -83,7 +97,18 @@ class SealedRows:
                         )
 
     def _fixed(self, key: str) -> npt.NDArray[Any]:
-        return np.asarray(open_array(self._source.root, key)[...])
+        buffer = default_buffer_prototype().buffer
+        files: dict[str, Buffer] = {
+            n: buffer.from_bytes(data) for n, data in self._index.items() if n.startswith(f"{key}/")
+        }
+        store = MemoryStore(files, read_only=True)
+        array: Any = zarr.open_array(store, path=key, mode="r", zarr_format=3)
+        return np.asarray(array[...])
+
+    def _span(self, spec: ArraySpec, row: int) -> tuple[int, int]:
+        """Where the row's values begin and end in a ragged array."""
+        offsets = self._offsets[spec.places]
+        return int(offsets[row]), int(offsets[row + 1])
 
     def _chunk(self, layout: ArrayLayout, index: int) -> npt.NDArray[Any]:
         """A chunk file's values in place, without the checksum behind them."""
@@ -108,3 +133,8 @@ class SealedRows:
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
+
+
+def _chunks(start: int, stop: int, size: int) -> range:
+    """Indices of the chunks of ``size`` values that hold some of ``start`` to ``stop``."""
+    return range(start // size, -(-stop // size) if stop > start else 0)

@@ -48,6 +48,13 @@ class UnsealedRows:
         count = int(record.counts[spec.places][row % ROWS_PER_PART])
         return record.values[spec.name][end - count : end].copy()
 
+    def files(self, _spec: ArraySpec, _row: int) -> list[str]:
+        """None to fetch: an unfinished store is a local one."""
+        return []
+
+    def forget(self, keys: list[str]) -> None:
+        """Nothing is kept mapped."""
+
     def _record(self, row: int) -> PartRecord:
         index = row // ROWS_PER_PART
         if self._last is None or self._last[0] != index:

@@ -8,7 +8,7 @@ from store.errors import CacheError, NotACacheError
 from store.files import MAX_DOCUMENT_BYTES, FileEntry
 from store.guard import refuse_links
 from store.layout import MANIFEST, ROWS_PER_PART
-from store.location import LocalFolder, Location, locate
+from store.location import LocalFolder, Location, get_right, locate
 from store.manifest import Manifest
 from store.reader import open_cache
 from store.remote import CONNECTIONS
@@ -21,7 +21,7 @@ def manifest_of(location: Location) -> Manifest:
         NotACacheError: There is none.
         CacheError: It is not as it was written, or cannot be read.
     """
-    data = location.get(MANIFEST, MAX_DOCUMENT_BYTES)
+    data = get_right(location, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
     if data is None:
         raise NotACacheError(
             f"{location.name} has no {MANIFEST}: it holds no store, or an unfinished one"
@@ -59,12 +59,12 @@ def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: No
 
 
 def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
-    data = location.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    data = get_right(location, key, max(entry.size, MAX_DOCUMENT_BYTES), entry.fits)
     if data is None:
         return "is missing"
     if len(data) != entry.size:
         return f"has {len(data)} bytes, expected {entry.size}"
-    return None if FileEntry.of(data) == entry else "is not as it was written"
+    return None if entry.fits(data) else "is not as it was written"
 
 
 def _rows_of(key: str, manifest: Manifest) -> str:
