@@ -40,6 +40,14 @@ class RemoteError(CacheError):
     """A URL cannot be used, or its service does not answer as it should."""
 
 
+class CatalogueError(CacheError):
+    """A team's catalogue, or a name in it, cannot be used."""
+
+
+class MirrorError(CacheError):
+    """The local mirror of remote stores cannot be used."""
+
+
 class FormatVersionError(CacheError):
     """The store was written in another format."""
 

@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from store.errors import DamagedRowError, DamagedStoreError
-from store.guard import check_metadata, check_size, checked
+from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
+from store.map_reader import open_array
 from store.rows import unpacked_names
 from store.schema import ArraySpec
 from store.source import Source
@@ -32,13 +30,12 @@ class SealedRows:
         self._source = source
         self._manifest = manifest
         self._layouts = {layout.key: layout for layout in manifest.ragged}
+        fixed = [key for layout in manifest.fixed for key in layout.chunk_keys]
         source.prepare(manifest)
-        source.fetch(manifest.index_files)
+        source.fetch([*manifest.metadata, *fixed])
         check_metadata(source.root, manifest.layouts)
-        # Read once: whatever becomes of the files, what is decoded is what was checked.
-        self._index = {
-            key: checked(source.root / key, manifest.files[key]) for key in manifest.index_files
-        }
+        for key in fixed:
+            check_file(source.root / key, manifest.files[key])
         tokens = unpacked_names(self._fixed("rows/token"))
         self.row_of = {token: row for row, token in enumerate(tokens)}
         self._digests = self._fixed("index/digest")
@@ -48,7 +45,6 @@ class SealedRows:
         }
         self._mapped: dict[str, npt.NDArray[Any]] = {}
         self._check_index()
-        self._index = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_mapped": {}}
@@ -97,13 +93,7 @@ class SealedRows:
                         )
 
     def _fixed(self, key: str) -> npt.NDArray[Any]:
-        buffer = default_buffer_prototype().buffer
-        files: dict[str, Buffer] = {
-            n: buffer.from_bytes(data) for n, data in self._index.items() if n.startswith(f"{key}/")
-        }
-        store = MemoryStore(files, read_only=True)
-        array: Any = zarr.open_array(store, path=key, mode="r", zarr_format=3)
-        return np.asarray(array[...])
+        return np.asarray(open_array(self._source.root, key)[...])
 
     def _span(self, spec: ArraySpec, row: int) -> tuple[int, int]:
         """Where the row's values begin and end in a ragged array."""

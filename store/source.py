@@ -11,7 +11,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from store.errors import DamagedStoreError, NotACacheError, RemoteError, StoreWriteError
+from pydantic import ByteSize, TypeAdapter
+
+from store.errors import DamagedStoreError, MirrorError, NotACacheError
 from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, replace_file
 from store.guard import check_size, refuse_links
 from store.layout import MANIFEST
@@ -26,7 +28,8 @@ MIRROR_BYTES = 50 << 30
 LOCK = ".lock"
 # Seconds to wait for another process that fetches the same file.
 LONGEST_TURN = 60.0
-STALE_SECONDS = 3600.0
+# A file arrives whole before it is written, so that no writing takes as long.
+STALE_SECONDS = 3600
 
 
 @runtime_checkable
@@ -154,9 +157,10 @@ class MirrorSource:
                 if not arrived(key):
                     replace_file(path, self._download(key))
         except OSError as error:
-            raise StoreWriteError(
-                f"cannot write the mirror's file {path}: {error.strerror}; make room there, lower "
-                f"{MIRROR_BYTES_VARIABLE}, or name a folder on another disk in {MIRROR_VARIABLE}"
+            raise MirrorError(
+                f"cannot write {path}: {error.strerror}. Remote stores are mirrored there: make "
+                f"room, set {MIRROR_VARIABLE} to another folder, or {MIRROR_BYTES_VARIABLE} to "
+                "fewer bytes"
             ) from error
 
     def _download(self, key: str) -> bytes:
@@ -176,13 +180,13 @@ class MirrorSource:
             os.utime(self.root / key)
             # Files are not synced: after a loss of power one may be empty.
             return (self.root / key).stat().st_size == self.manifest.files[key].size
-        except FileNotFoundError:
+        except OSError:
             return False
 
     def _is_right(self, key: str) -> bool:
         try:
             return self.manifest.files[key].fits((self.root / key).read_bytes())
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
@@ -253,15 +257,15 @@ def mirror_folder() -> Path:
 
 
 def mirror_bytes() -> int:
-    """How large it may grow: ``BEVCACHE_MIRROR_BYTES``, or 50 GiB.
+    """How large it may grow: ``BEVCACHE_MIRROR_BYTES`` (``20000000000``, ``20GB``), or 50 GiB.
 
     Raises:
-        RemoteError: The variable holds no number.
+        MirrorError: The variable holds no size.
     """
-    given = os.environ.get(MIRROR_BYTES_VARIABLE, str(MIRROR_BYTES))
-    if not given.isdecimal():
-        raise RemoteError(
-            f"{MIRROR_BYTES_VARIABLE} is {given!r}, expected bytes as a whole number: "
-            f"{MIRROR_BYTES} are 50 GiB"
-        )
-    return int(given)
+    text = os.environ.get(MIRROR_BYTES_VARIABLE, str(MIRROR_BYTES))
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValueError as error:
+        raise MirrorError(
+            f"{MIRROR_BYTES_VARIABLE}={text!r} is no size: expected bytes, or 20GB, 20GiB"
+        ) from error

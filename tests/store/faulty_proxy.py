@@ -1,8 +1,4 @@
-"""An HTTP server in front of another one, slow or wrong now and then as a bad network is.
-
-As a process of its own: python -m tests.store.faulty_proxy UPSTREAM SECONDS prints its address and
-answers each request after so many seconds, without faults.
-"""
+"""An HTTP server in front of another one, slow or wrong now and then as a bad network is."""
 
 import random
 import threading
@@ -14,6 +10,8 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+# Seconds for which a stalled answer says nothing; a client that waits so long has hung.
+SILENCE = 8.0
 HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
 
@@ -26,7 +24,7 @@ class Answer:
     body: bytes
 
 
-Send = Callable[["Handler", Answer], None]
+Fault = Callable[["Handler", Answer], None]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -36,19 +34,20 @@ class Handler(BaseHTTPRequestHandler):
     server: "FaultyServer"
 
     def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
-        time.sleep(self.server.latency)
-        fault = self.server.next_fault()
-        if fault is refused:
-            fault(self, Answer(0, [], b""))
-            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.server.one_more():
+            time.sleep(self.server.latency)
+            fault = self.server.next_fault()
+            said = Answer(0, [], b"") if fault is refused else self.passed_on(body)
+        fault(self, said)
+
+    def passed_on(self, body: bytes) -> Answer:
         upstream = HTTPConnection(self.server.upstream, timeout=30)
         upstream.request(self.command, self.path, body, dict(self.headers.items()))
         found = upstream.getresponse()
         said = Answer(found.status, found.getheaders(), found.read())
         upstream.close()
-        fault(self, said)
+        return said
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
 
@@ -115,9 +114,9 @@ def garbled(handler: Handler, said: Answer) -> None:
 
 
 def stalled(handler: Handler, said: Answer) -> None:
-    """Half the body, then nothing for longer than anybody waits."""
+    """Half the body, then nothing for longer than anybody should wait."""
     handler.send(said, len(said.body), said.body[: len(said.body) // 2])
-    handler.server.over.wait(60)
+    handler.server.over.wait(SILENCE)
     handler.close_connection = True
 
 
@@ -127,7 +126,7 @@ def slow(handler: Handler, said: Answer) -> None:
     right(handler, said)
 
 
-FAULTS: tuple[Send, ...] = (
+FAULTS: tuple[Fault, ...] = (
     unavailable,
     broken,
     refused,
@@ -140,7 +139,7 @@ FAULTS: tuple[Send, ...] = (
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Draws a fault for a share of the requests.
+    """Draws a share of the requests, and gives them the faults in turn.
 
     Args:
         upstream: HOST:PORT of the server behind.
@@ -152,14 +151,16 @@ class FaultyServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, upstream: str, share: float, faults: Sequence[Send], latency: float = 0.0
+        self, upstream: str, share: float, faults: Sequence[Fault], latency: float = 0.0
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.upstream, self.share, self.faults = upstream, share, faults
         self.latency = latency
         self.over = threading.Event()
         self.requests = 0
-        self.drawn: list[str] = []
+        self.drawn = 0
+        self.at_once = 0
+        self.most_at_once = 0
         self._random = random.Random(0)
         self._lock = threading.Lock()
 
@@ -167,14 +168,22 @@ class FaultyServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def next_fault(self) -> Send:
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        yield
+        with self._lock:
+            self.at_once -= 1
+
+    def next_fault(self) -> Fault:
         with self._lock:
             self.requests += 1
             if self._random.random() >= self.share:
                 return right
-            fault = self._random.choice(self.faults)
-            self.drawn.append(fault.__name__)
-            return fault
+            self.drawn += 1
+            return self.faults[self.drawn % len(self.faults)]
 
     def handle_error(self, *_: object) -> None:
         """A client that has given up."""
@@ -182,7 +191,7 @@ class FaultyServer(ThreadingHTTPServer):
 
 @contextmanager
 def faulty_proxy(
-    upstream: str, share: float, faults: Sequence[Send] = FAULTS, latency: float = 0.0
+    upstream: str, share: float, faults: Sequence[Fault] = FAULTS, latency: float = 0.0
 ) -> Iterator[FaultyServer]:
     """A running proxy in front of an http URL."""
     server = FaultyServer(urlsplit(upstream).netloc, share, faults, latency)

@@ -1,6 +1,5 @@
 import pickle
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,10 +7,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from store.copy import copy_store
 from store.errors import (
@@ -32,35 +29,6 @@ from tests.store.building import build, tree
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store of three parts with maps."""
     return build(tmp_path_factory.mktemp("shared") / "store", 40, Coverage.DENSE)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """moto's S3 server, on a port of its own."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> str:
-    """An empty bucket; the mirror is the test's own."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-nobody",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "BEVCACHE_MIRROR": str(tmp_path / "mirror"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"b{abs(hash(request.node.name))}"
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 def read_all(cache: Cache) -> list[dict[str, np.ndarray]]:
