@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 import store.source as store_source
+from runs import sampler
+from runs.sampler import Blocks, StepSampler
 from store.copy import copy_store
 from store.dataset import CacheDataset
 from store.errors import (
@@ -22,7 +25,7 @@ from store.errors import (
 from store.files import FileEntry
 from store.manifest import Manifest
 from store.reader import open_cache
-from store.remote import CONNECTIONS
+from store.remote import CONNECTIONS, Remote
 from store.schema import Coverage
 from store.source import STALE_SECONDS, evict, in_turn
 from tests.store.building import build, tree
@@ -81,6 +84,40 @@ def test_a_batchs_files_come_once_for_all_and_side_by_side(
         files = {key for key in tree(store) if "/c/" in key and not is_index(key)}
         assert proxy.requests - opened == len(files)
         assert CONNECTIONS <= proxy.most_at_once <= CONNECTIONS * len(caches)
+
+
+def test_in_a_mirror_of_two_windows_a_pass_fetches_each_shard_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = build(tmp_path / "store", 16 * 8, Coverage.DENSE)
+    copy_store(store, f"{bucket}/store")
+    maps, rest = 0, 0
+    for name, data in tree(store).items():
+        if name.startswith(("bev_high/c/", "bev_low/c/", "heatmap_logit/c/")):
+            maps += len(data)
+        else:
+            rest += len(data)
+    monkeypatch.setenv("BEVCACHE_MIRROR_BYTES", str(rest + maps // 2))
+    monkeypatch.setattr(sampler, "WINDOW", 2)
+    asked: Counter[str] = Counter()
+    get = Remote.get
+
+    def noted_get(self: Remote, key: str, limit: int) -> bytes | None:
+        asked[key] += 1
+        return get(self, key, limit)
+
+    monkeypatch.setattr(Remote, "get", noted_get)
+    cache = open_cache(f"{bucket}/store")
+    of = cache.shards(cache.tokens)
+    assert of == [row // 16 for row in range(16 * 8)]
+    assert open_cache(store).shards(cache.tokens) is None
+    blocks = Blocks(of, lambda rows: cache.fetch(cache.tokens[row] for row in rows))
+    for index, _ in StepSampler(len(cache), 2 * len(cache), 0, blocks):
+        assert cache[cache.tokens[index]].token == cache.tokens[index]
+    shards = [count for key, count in asked.items() if key.startswith("bev_high/c/")]
+    assert len(shards) == 8
+    # Two passes; the second begins with what the first has left.
+    assert max(shards) <= 2
 
 
 def is_index(key: str) -> bool:
