@@ -76,5 +76,5 @@ def _check_destination(destination: Location, manifest: Manifest) -> None:
 
 def _arrived(destination: Location, key: str, entry: FileEntry) -> bool:
     """Whether an earlier run has brought the file; it is read and hashed, not believed."""
-    data = destination.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    data = get_right(destination, key, max(entry.size, MAX_DOCUMENT_BYTES), entry.fits)
     return data is not None and entry.fits(data)

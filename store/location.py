@@ -1,11 +1,12 @@
 """Where a store may lie: a folder, or a folder behind a URL; both give and take whole files."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from store.errors import StoreWriteError, UnsafeStoreError
+from store.errors import RemoteError, StoreWriteError, UnsafeStoreError
 from store.files import publish, read_bounded
-from store.remote import ATTEMPTS, Remote, is_url
+from store.remote import ATTEMPTS, RETRY_TIMEOUT, Remote, is_url
 
 
 class LocalFolder:
@@ -61,17 +62,20 @@ def get_right(
 ) -> bytes | None:
     """A file's bytes; None if it is not there.
 
-    A service is asked again for bytes that are not right, as they may be whole where they lie:
-    after ``ATTEMPTS`` the last answer is given as it is.
+    A service is asked up to ``ATTEMPTS`` times for bytes that are right, as they may be whole where
+    they lie; its last answer is given as it is.
 
     Raises:
         CacheError: As ``get`` raises.
     """
+    give_up = time.monotonic() + RETRY_TIMEOUT.total_seconds()
     for _ in range(ATTEMPTS - 1 if isinstance(location, Remote) else 0):
         try:
             data = location.get(key, limit)
-        except UnsafeStoreError:
-            # Also what an answer with a wrong Content-Length looks like.
+        except (UnsafeStoreError, RemoteError):
+            # Also a wrong Content-Length, or a line cut in a 404's body: obstore retries neither.
+            if time.monotonic() > give_up:
+                raise
             continue
         if data is None or is_right(data):
             return data

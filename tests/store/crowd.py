@@ -2,7 +2,8 @@
 
 Every value they get is held against what the row must be. Prints, as JSON, how many rows came and
 which errors. This process only imports and forks. With --growing they read the committed parts of
-a store that is still being written, until they have read all of it sealed.
+a store that is still being written, until they have read all of it sealed; the first row of each
+kind leaves a file LOCATION.growing-READER, LOCATION.sealed-READER.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 
@@ -75,6 +77,7 @@ def read_growing(location: str, rows: int, reader: int) -> Counter[str]:
             for token in chance.sample(cache.tokens, len(cache)):
                 kind = "sealed" if cache.manifest_hash else "growing"
                 seen[kind if is_right(cache, cache[token]) else "wrong"] += 1
+                Path(f"{location}.{kind}-{reader}").touch()
             sealed = bool(cache.manifest_hash) and len(cache) == rows
         except CacheError as error:
             noted(seen, error)
