@@ -2,14 +2,15 @@
 
     python -m benchmarks.step_time CONFIG --store STORE --checkpoint TEACHER [--data-root ROOT]
 
-One process, one loop: for every batch of frames each arm in turn loads its batch and does one whole
-optimizer step, so that the machine's moods hit all arms alike. Loading is in the time. Prints the
-median seconds of each arm and the median of its ratio, batch by batch, to ``none``.
+One process, one loop: each arm in turn loads its batch and does one whole optimizer step, so that
+the machine's moods hit all arms alike. Loading is in the time. Prints the median seconds of each
+arm and the median of its ratio, round by round, to ``none``.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from frames.frame import Frame
 from frames.nuscenes import read_frames
 from runs.config import load_config
 from runs.fit import seed_run
+from runs.sampler import StepSampler
 from store.reader import Cache, open_cache
 from store.rows import CachedRow
 from student_train.config import StudentRun
@@ -35,6 +37,8 @@ from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import OWN_TEACHER
 
 ONLINE = "(teacher online)"
+WARM_UP = 3
+Step = Callable[[], float]
 
 
 class OnlineDataset(StudentDataset):
@@ -74,14 +78,17 @@ class LoopTraining(StudentTraining):
         """Nowhere."""
 
 
-def make_step(training: LoopTraining, data: StudentDataset) -> Callable[[Sequence[int]], float]:
-    """A function that loads frames, steps once, and gives the seconds it took."""
+def make_step(training: LoopTraining, data: StudentDataset) -> Step:
+    """A function that loads the next batch, steps once, and gives the seconds it took."""
     training = training.to(memory_format=torch.channels_last)
     optimizer = training.configure_optimizers()["optimizer"]
+    fit = training.run.fit
+    examples = iter(StepSampler(len(data), 1 << 40, fit.seed, data.blocks))
 
-    def step(indices: Sequence[int]) -> float:
+    def step() -> float:
         began = time.perf_counter()
-        batch: StudentBatch = data.collate([data[index, index] for index in indices])
+        loaded = data.__getitems__(list(islice(examples, fit.batch_size)))
+        batch: StudentBatch = data.collate(loaded)
         optimizer.zero_grad()
         loss = torch.stack(list(training.loss_terms(batch).values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -106,7 +113,7 @@ def main(
     teacher = load_teacher(OWN_TEACHER, checkpoint, torch.device("cpu"))
     frames = read_frames(base.data)
     swept = read_frames(base.data.model_copy(update={"sweeps": teacher.info.sweeps}))
-    steps: dict[str, Callable[[Sequence[int]], float]] = {}
+    steps: dict[str, Step] = {}
     for method in ("none", *methods.split(",")):
         run = base.model_copy(update={"method": method})
         seed_run(run.fit.seed, run.fit.threads)
@@ -117,39 +124,37 @@ def main(
             arms[f"{method} {ONLINE}"] = OnlineDataset(swept, run, cache, teacher)
         for name, data in arms.items():
             steps[name] = make_step(LoopTraining(run, cache), data)
-    seconds = _measure(steps, len(frames), base.fit.batch_size, batches)
-    console.print(_table(seconds))
+    seconds = measure(steps, WARM_UP + batches)
+    console.print(
+        table("one optimizer step, loading included", {k: v[WARM_UP:] for k, v in seconds.items()})
+    )
 
 
-def _measure(
-    steps: dict[str, Callable[[Sequence[int]], float]], frames: int, size: int, batches: int
-) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every step of each arm; the arms take turns."""
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    warm_up = 3
-    with progress_bar("steps", batches + warm_up) as advance:
-        for batch in range(batches + warm_up):
-            indices = rng.choice(frames, size, replace=False).tolist()
+    with progress_bar("steps", rounds) as advance:
+        for _ in range(rounds):
             # Another order each time: who goes first pays for cold files and caches.
             for name in rng.permutation(list(steps)):
-                taken = steps[name](indices)
-                if batch >= warm_up:
-                    seconds[name].append(taken)
+                seconds[name].append(steps[name]())
             advance(1)
     return seconds
 
 
-def _table(seconds: dict[str, list[float]]) -> Table:
-    table = Table(title="one optimizer step, loading included")
+def table(title: str, seconds: dict[str, list[float]]) -> Table:
+    """Median seconds of each arm, and of its ratio to ``none`` round by round."""
+    shown = Table(title=title)
     for column in ("arm", "median s", "median ratio to none", "quartiles of the ratio"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        shown.add_column(column, justify="left" if column == "arm" else "right")
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(values, seconds["none"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        table.add_row(
+        shown.add_row(
             name, f"{statistics.median(values):.3f}", f"{middle:.3f}", f"{low:.3f} .. {high:.3f}"
         )
-    return table
+    return shown
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from runs.checkpoint import load_safely
-from runs.sampler import StepSampler
+from runs.sampler import StepSampler, TrainingData
 
 
 class RunInterruptedError(Exception):
@@ -135,7 +135,7 @@ def seed_run(seed: int, threads: int | None) -> None:
 
 def fit(
     training: Training,
-    data: Dataset[Any],
+    data: TrainingData[Any],
     out_dir: Path,
     *,
     resume: bool,
@@ -153,7 +153,8 @@ def fit(
         FloatingPointError: The loss is not finite.
     """
     config = training.fit_config
-    sampler = StepSampler(len(data), config.steps * config.batch_size, config.seed)  # type: ignore[arg-type]
+    total = config.steps * config.batch_size
+    sampler = StepSampler(len(data), total, config.seed, data.blocks)
     state = out_dir / "state.ckpt"
     start = state if resume and state.is_file() else None
     done = 0
@@ -169,7 +170,7 @@ def fit(
         config.batch_size,
         sampler=sampler,
         num_workers=config.workers,
-        collate_fn=data.collate,  # type: ignore[attr-defined]
+        collate_fn=data.collate,
         # Forking after zarr's and dask's threads have started can hang.
         multiprocessing_context="forkserver" if config.workers else None,
         persistent_workers=config.workers > 0,

@@ -42,6 +42,10 @@ class FileEntry(BaseModel):
         """The entry of a file that holds these bytes."""
         return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
+    def fits(self, data: bytes) -> bool:
+        """Whether a file with these bytes is this one."""
+        return FileEntry.of(data) == self
+
 
 def publish(path: Path, data: bytes) -> FileEntry:
     """Write a file so that a reader, or a machine that lost power, sees all of it or nothing.

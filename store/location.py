@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from store.catalogue_file import PREFIX
-from store.errors import CatalogueError, StoreWriteError
+from store.errors import CatalogueError, RemoteError, StoreWriteError, UnsafeStoreError
 from store.files import FileEntry, open_plain, publish, read_bounded
-from store.remote import Remote, is_url
+from store.remote import ATTEMPTS, RETRY_TIMEOUT, Remote, is_url
 
 
 class LocalFolder:
@@ -73,3 +75,28 @@ def locate(location: Path | str) -> Location:
     if isinstance(location, str) and location.startswith(PREFIX):
         raise CatalogueError(f"{location} is the name of a store to read; give a folder or a URL")
     return Remote(str(location)) if is_url(str(location)) else LocalFolder(Path(location))
+
+
+def get_right(
+    location: Location, key: str, limit: int, is_right: Callable[[bytes], bool]
+) -> bytes | None:
+    """A file's bytes; None if it is not there.
+
+    A service is asked up to ``ATTEMPTS`` times for bytes that are right, as they may be whole where
+    they lie; its last answer is given as it is.
+
+    Raises:
+        CacheError: As ``get`` raises.
+    """
+    give_up = time.monotonic() + RETRY_TIMEOUT.total_seconds()
+    for _ in range(ATTEMPTS - 1 if isinstance(location, Remote) else 0):
+        try:
+            data = location.get(key, limit)
+        except (UnsafeStoreError, RemoteError):
+            # Also a wrong Content-Length, or a line cut in a 404's body: obstore retries neither.
+            if time.monotonic() > give_up:
+                raise
+            continue
+        if data is None or is_right(data):
+            return data
+    return location.get(key, limit)

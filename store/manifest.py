@@ -84,6 +84,15 @@ class Manifest(BaseModel):
         """
         return cls.parse(read_bounded(root / MANIFEST), str(root / MANIFEST))
 
+    @staticmethod
+    def is_whole(data: bytes) -> bool:
+        """Whether these bytes are a manifest's as far as its own hash tells."""
+        try:
+            parse_sealed_json(data, MANIFEST)
+        except DamagedStoreError:
+            return False
+        return True
+
     @classmethod
     def parse(cls, data: bytes, name: str) -> "Manifest":
         """The manifest in these bytes; ``name`` says where they are from.
@@ -147,6 +156,11 @@ class Manifest(BaseModel):
     def chunks(self) -> list[str]:
         """Every chunk file."""
         return [key for layout in self.layouts for key in layout.chunk_keys]
+
+    @property
+    def index_files(self) -> list[str]:
+        """What is read when a store is opened."""
+        return [*self.metadata, *(key for layout in self.fixed for key in layout.chunk_keys)]
 
     @property
     def maps(self) -> list[ArrayLayout]:

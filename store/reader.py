@@ -1,5 +1,6 @@
 """The reader of a store: rows by token and view, nothing damaged or missing passed on."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from store.errors import (
     IncompleteStoreError,
     NotACacheError,
     UnknownTokenError,
+    UnsafeStoreError,
 )
-from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
+from store.layout import MANIFEST, PLAN, ROWS_PER_PART, ArrayLayout, map_layout
 from store.manifest import Manifest
 from store.remote import Remote, is_url
 from store.rows import CachedRow, RowIdentity
@@ -27,11 +29,15 @@ from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror
 from store.unsealed import UnsealedRows
 from store.values import decoded_row, digest
 
+# How often a mirrored file may be gone between its fetch and its reading, or spoilt.
+EVICTIONS = 4
+
 
 class Cache:
     """A store opened for reading; made by ``open_cache``.
 
-    Safe to pickle into DataLoader workers, also after the parent has read from it.
+    Safe to pickle into DataLoader workers (forkserver, spawn), also after the parent has read from
+    it. A forked process may read a local store; one behind a URL it is refused.
 
     Attributes:
         name: Where the store is: a folder or a URL.
@@ -107,6 +113,44 @@ class Cache:
             for spec, stated in zip(self._specs, digests, strict=True)
         }
 
+    def read_many(self, rows: Sequence[str | tuple[str, int]]) -> list[CachedRow]:
+        """Several rows, each a token (its view 0) or a token and a view; read side by side by URL.
+
+        Raises:
+            CacheError: As for one row.
+        """
+        pairs = [(row, 0) if isinstance(row, str) else row for row in rows]
+        self._fetch(self._row(token, view) for token, view in pairs)
+        return [self.row(token, view) for token, view in pairs]
+
+    def fetch(self, tokens: Iterable[str]) -> None:
+        """Bring the files of these frames, all views, into the mirror; a local store needs nothing.
+
+        Raises:
+            CacheError: As for reading them.
+        """
+        self._fetch(self._row(token, view) for token in tokens for view in range(self.views))
+
+    def _fetch(self, rows: Iterable[int]) -> None:
+        if self._source.evicts:
+            self._source.fetch(
+                key for row in rows for spec in self._specs for key in self._files(spec, row)
+            )
+
+    def shards(self, tokens: Iterable[str]) -> list[int] | None:
+        """Which files hold the maps of each frame, by number; frames of one number come together.
+
+        Views of a frame count as the first one's. None if the order of reading does not matter:
+        for a local store, or one without maps.
+
+        Raises:
+            UnknownTokenError: The cache has no such frame.
+        """
+        dense = any(spec.places is Places.MAP for spec in self.fingerprint.arrays)
+        if not (self._source.evicts and dense):
+            return None
+        return [self._row(token, 0) // ROWS_PER_PART for token in tokens]
+
     def _row(self, token: str, view: int) -> int:
         if token not in self:
             raise UnknownTokenError(
@@ -121,13 +165,24 @@ class Cache:
         return self._rows.row_of[token] + view
 
     def _values(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
-        try:
-            return self._checked(spec, token, row, stated)
-        except (DamagedStoreError, FileNotFoundError):
-            if not self._source.evicts:
-                raise
-            # Another process may have evicted the file between its fetch and its reading.
-            return self._checked(spec, token, row, stated)
+        for _ in range(EVICTIONS):
+            try:
+                return self._checked(spec, token, row, stated)
+            except (DamagedStoreError, FileNotFoundError):
+                if not self._source.evicts:
+                    raise
+                # Another process has evicted the file since its fetch, or it was spoilt here.
+                self._source.renew(self._files(spec, row))
+                self._rows.forget_files()
+        return self._checked(spec, token, row, stated)
+
+    def _files(self, spec: ArraySpec, row: int) -> list[str]:
+        if spec.places is not Places.MAP:
+            return self._rows.files(spec, row)
+        return [self._map_layout(spec).chunk_key(row // ROWS_PER_PART)]
+
+    def _map_layout(self, spec: ArraySpec) -> ArrayLayout:
+        return map_layout(spec, len(self) * self.views)
 
     def _checked(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
         if spec.places is Places.MAP:
@@ -139,10 +194,9 @@ class Cache:
         return values
 
     def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
-        layout = map_layout(spec, len(self) * self.views)
-        self._source.fetch([layout.chunk_key(row // ROWS_PER_PART)])
+        self._source.fetch(self._files(spec, row))
         try:
-            return read_map(self._source.root, layout, row)
+            return read_map(self._source.root, self._map_layout(spec), row)
         except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:
             raise DamagedRowError(
                 token, spec.name, f"its shard does not decode ({error})"
@@ -179,10 +233,10 @@ def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache
 def _open(location: Path | str, *, allow_incomplete: bool) -> Cache:
     if is_url(str(location)):
         mirror = MirrorSource(Remote(str(location)), mirror_folder(), mirror_bytes())
-        return _open_sealed(mirror)
+        return _open_sealed(mirror, mirror.manifest)
     path = Path(location)
     if (path / MANIFEST).exists():
-        return _open_sealed(LocalSource(path))
+        return _open_sealed(LocalSource(path), Manifest.load(path))
     if not (path / PLAN).exists():
         raise NotACacheError(
             f"{path} holds neither {MANIFEST} nor {PLAN}: expected the folder of a store, "
@@ -198,7 +252,18 @@ def _open(location: Path | str, *, allow_incomplete: bool) -> Cache:
     return Cache(LocalSource(path), plan.fingerprint, rows, "")
 
 
-def _open_sealed(source: Source) -> Cache:
-    manifest = Manifest.load(source.root)
-    rows = SealedRows(source, manifest)
+def _open_sealed(source: Source, manifest: Manifest) -> Cache:
+    rows = _open_rows(source, manifest)
     return Cache(source, manifest.fingerprint, rows, manifest.root_hash)
+
+
+def _open_rows(source: Source, manifest: Manifest) -> SealedRows:
+    for _ in range(EVICTIONS):
+        try:
+            return SealedRows(source, manifest)
+        except (DamagedStoreError, UnsafeStoreError, FileNotFoundError):
+            if not source.evicts:
+                raise
+            # As when a row is read: evicted by another process, or spoilt since it arrived.
+            source.renew(manifest.index_files)
+    return SealedRows(source, manifest)

@@ -17,12 +17,22 @@ from store.errors import DamagedStoreError, RemoteError, UnsafeStoreError
 
 WRITABLE = ("s3", "gs", "az")
 SCHEMES = (*WRITABLE, "http", "https")
-RETRIES = 5
 # Files under way at once.
 CONNECTIONS = 8
-PATIENCE = timedelta(seconds=60)
 # By what a service tells a file's versions apart; {} where there is no file.
 Version = dict[str, str]
+# How often a file that arrives with other bytes than it has is asked for.
+ATTEMPTS = 3
+# Of one request: to connect, between two pieces of an answer, and for all of it.
+CONNECT_TIMEOUT = timedelta(seconds=10)
+SILENCE_TIMEOUT = timedelta(seconds=20)
+REQUEST_TIMEOUT = timedelta(minutes=10)
+# A request that fails (5xx, timeout, cut line) is made again, no later than this after the first.
+RETRIES = 5
+RETRY_TIMEOUT = timedelta(seconds=60)
+LONGEST_PAUSE = timedelta(seconds=5)
+
+_process: int | None = None
 
 
 def is_url(location: str) -> bool:
@@ -33,8 +43,7 @@ def is_url(location: str) -> bool:
 class Remote:
     """A folder behind a URL.
 
-    The connection is opened when first used and belongs to one process: pickling drops it, and a
-    forked process opens its own.
+    The connection is opened when first used and belongs to one process: pickling drops it.
 
     Attributes:
         name: The URL, without a slash at its end.
@@ -54,7 +63,7 @@ class Remote:
             )
         self.name = url.rstrip("/")
         self.writable = parts.scheme in WRITABLE
-        self._handle: tuple[int, Any] | None = None
+        self._handle: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}
@@ -64,7 +73,8 @@ class Remote:
 
         Raises:
             UnsafeStoreError: It has more than ``limit`` bytes.
-            RemoteError: The service does not give it.
+            RemoteError: The service does not give it, after several requests; or this process was
+                forked after its parent had read from a URL.
         """
         return self.get_version(key, limit)[0]
 
@@ -91,9 +101,11 @@ class Remote:
             RemoteError: The service does not take it, or is read-only.
             DamagedStoreError: It gives back other bytes.
         """
-        self._put(key, data, "overwrite")
-        if self.get(key, len(data)) != data:
-            raise DamagedStoreError(f"{self.name}/{key} reads back differently from what was sent")
+        for _ in range(ATTEMPTS):
+            self._put(key, data, "overwrite")
+            if self._reads_back(key, data):
+                return
+        raise DamagedStoreError(f"{self.name}/{key} reads back differently from what was sent")
 
     def put_version(self, key: str, data: bytes, replaced: Version) -> bool:
         """Write a file unless someone else has changed it meanwhile.
@@ -125,18 +137,49 @@ class Remote:
         except (BaseError, OSError) as error:
             raise self._explained(error, "write", key) from error
 
+    def _reads_back(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key, len(data)) == data
+        except UnsafeStoreError:
+            return False
+
     def _store(self) -> Any:
-        if self._handle is None or self._handle[0] != os.getpid():
-            plain = self.name.startswith("http://")
-            store = from_url(
+        _refuse_fork()
+        if self._handle is None:
+            self._handle = from_url(
                 self.name,
-                client_options={"allow_http": True} if plain else None,
-                retry_config={"max_retries": RETRIES, "retry_timeout": PATIENCE},
+                client_options={
+                    "allow_http": self.name.startswith("http://") or _plain_http_allowed(),
+                    "connect_timeout": CONNECT_TIMEOUT,
+                    "read_timeout": SILENCE_TIMEOUT,
+                    "timeout": REQUEST_TIMEOUT,
+                },
+                retry_config={
+                    "max_retries": RETRIES,
+                    "retry_timeout": RETRY_TIMEOUT,
+                    "backoff": {"max_backoff": LONGEST_PAUSE},
+                },
             )
-            self._handle = (os.getpid(), store)
-        return self._handle[1]
+        return self._handle
 
     def _explained(self, error: Exception, doing: str, key: str) -> RemoteError:
         # What follows the first line is the client's own debug dump.
         reason = str(error).strip().split("\n", 1)[0]
         return RemoteError(f"cannot {doing} {self.name}/{key}: {reason}")
+
+
+def _plain_http_allowed() -> bool:
+    # Options given in code replace all that obstore would read from the environment.
+    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+    return any(os.environ.get(name, "").lower() in ("1", "true") for name in names)
+
+
+def _refuse_fork() -> None:
+    """The client's threads do not outlive a fork, and its requests would then wait for ever."""
+    global _process
+    if _process not in (None, os.getpid()):
+        raise RemoteError(
+            "this process was forked from one that has read from a URL, which obstore does not "
+            "survive: start DataLoader workers with multiprocessing_context='forkserver' or 'spawn'"
+        )
+    _process = os.getpid()

@@ -91,15 +91,23 @@ class SealedRows:
         Raises:
             DamagedStoreError: A chunk file is missing or of another size.
         """
-        layout, offsets = self._ragged[spec.name]
-        start, stop = offsets.item(row), offsets.item(row + 1)
+        layout, start, stop = self._span(spec, row)
         size = layout.chunk
         values = np.empty((stop - start, *spec.shape), spec.dtype)
-        for index in range(start // size, -(-stop // size) if stop > start else 0):
+        for index in _chunks(start, stop, size):
             first, last = max(start, index * size), min(stop, (index + 1) * size)
             chunk = self._chunk(layout, index)
             chunk.read(values[first - start : last - start], first - index * size)
         return values
+
+    def files(self, spec: ArraySpec, row: int) -> list[str]:
+        """The chunk files that hold the row's values of a ragged array."""
+        layout, start, stop = self._span(spec, row)
+        return [layout.chunk_key(index) for index in _chunks(start, stop, layout.chunk)]
+
+    def forget_files(self) -> None:
+        """Open the chunk files anew when they are next read."""
+        self._chunks.clear()
 
     def check_rows(self) -> None:
         """Hold every row's small targets against their digests.
@@ -128,6 +136,11 @@ class SealedRows:
             return unpacked_names(self._fixed(key))
         except UnicodeDecodeError as error:
             raise DamagedStoreError(f"{self._source.name}/{key} is no UTF-8: {error}") from error
+
+    def _span(self, spec: ArraySpec, row: int) -> tuple[ArrayLayout, int, int]:
+        """A ragged array, and where the row's values begin and end in it."""
+        layout, offsets = self._ragged[spec.name]
+        return layout, offsets.item(row), offsets.item(row + 1)
 
     def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
         chunk = self._chunks.get((layout.key, index))
@@ -178,3 +191,8 @@ class SealedRows:
             and bool((numbers == np.arange(rows) % views).all())
             and bool(matrices.all())
         )
+
+
+def _chunks(start: int, stop: int, size: int) -> range:
+    """Indices of the chunks of ``size`` values that hold some of ``start`` to ``stop``."""
+    return range(start // size, -(-stop // size) if stop > start else 0)

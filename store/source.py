@@ -1,18 +1,23 @@
 """Where the files of a sealed store come from: its own folder, or a mirror of one behind a URL."""
 
+import fcntl
 import os
+import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 from pydantic import ByteSize, TypeAdapter
 
 from store.errors import DamagedStoreError, MirrorError, NotACacheError
-from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, replace_file
+from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, replace_file
 from store.guard import check_size, refuse_links
 from store.layout import MANIFEST
+from store.location import get_right
 from store.manifest import Manifest
 from store.remote import CONNECTIONS, Remote
 
@@ -20,6 +25,9 @@ from store.remote import CONNECTIONS, Remote
 MIRROR_VARIABLE = "BEVCACHE_MIRROR"
 MIRROR_BYTES_VARIABLE = "BEVCACHE_MIRROR_BYTES"
 MIRROR_BYTES = 50 << 30
+LOCK = ".lock"
+# Seconds to wait for another process that fetches the same file.
+LONGEST_TURN = 60.0
 # A file arrives whole before it is written, so that no writing takes as long.
 STALE_SECONDS = 3600
 
@@ -52,6 +60,13 @@ class Source(Protocol):
             CacheError: They cannot be had as the manifest describes them.
         """
 
+    def renew(self, keys: Iterable[str]) -> None:
+        """Fetch again those of these files that are not, to the byte, what the manifest says.
+
+        Raises:
+            CacheError: They cannot be had.
+        """
+
 
 class LocalSource:
     """A store's own folder."""
@@ -72,17 +87,24 @@ class LocalSource:
         """They are here; see to it that nothing leads elsewhere."""
         refuse_links(self.root, list(keys))
 
+    def renew(self, keys: Iterable[str]) -> None:
+        """Nothing to do: there is nowhere else to have them from."""
+
 
 class MirrorSource:
     """A local, partial copy of a store behind a URL: a file comes when it is first asked for.
 
-    Safe for many processes: a file appears whole, with the bytes of the manifest, and whoever
-    still maps one that another process has evicted keeps it.
+    Safe for many processes: a file appears whole, with the bytes of the manifest, and comes once
+    for all of them; whoever still maps one that another process has evicted keeps it.
 
     Args:
         remote: The store.
         folder: Of all mirrors.
-        max_bytes: How large that folder may grow; the files unused for longest go first.
+        max_bytes: How large that folder may grow, to within a 64th for each process; the files
+            unused for longest go first.
+
+    Attributes:
+        manifest: The store's.
     """
 
     evicts = True
@@ -91,76 +113,120 @@ class MirrorSource:
         self._remote = remote
         self._folder = folder
         self._max_bytes = max_bytes
-        data = remote.get(MANIFEST, MAX_DOCUMENT_BYTES)
+        self._unseen = max_bytes
+        data = get_right(remote, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
         if data is None:
             raise NotACacheError(
                 f"{remote.name} holds no {MANIFEST}: expected the folder of a finished store"
             )
-        manifest = Manifest.parse(data, f"{remote.name}/{MANIFEST}")
+        self.manifest = Manifest.parse(data, f"{remote.name}/{MANIFEST}")
         self.name = remote.name
-        self.root = folder / manifest.root_hash
-        self._files = manifest.files
-        self._keep(MANIFEST, data)
+        self.root = folder / self.manifest.root_hash
 
     def prepare(self, manifest: Manifest) -> None:
         """Nothing to do: each file is checked as it arrives."""
 
     def fetch(self, keys: Iterable[str]) -> None:
         """See ``Source``."""
-        wanted = list(keys)
+        wanted = list(dict.fromkeys(keys))
         missing = [key for key in wanted if not self._touch(key)]
-        if len(missing) == 1:
-            self._download(missing[0])
-        elif missing:
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                list(pool.map(self._download, missing))
-        if missing:
+        self._bring_all(missing, self._touch)
+        self._unseen += sum(self.manifest.files[key].size for key in missing)
+        # To look through a large mirror takes longer than to fetch a small file.
+        if missing and self._unseen > self._max_bytes // 64:
+            self._unseen = 0
             evict(self._folder, self._max_bytes, keep={self.root / key for key in wanted})
+
+    def renew(self, keys: Iterable[str]) -> None:
+        """See ``Source``."""
+        self._bring_all(list(keys), self._is_right)
+
+    def _bring_all(self, keys: list[str], arrived: Callable[[str], bool]) -> None:
+        if len(keys) == 1:
+            self._bring(keys[0], arrived)
+        elif keys:
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                list(pool.map(self._bring, keys, repeat(arrived)))
+
+    def _bring(self, key: str, arrived: Callable[[str], bool]) -> None:
+        path = self.root / key
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with in_turn(path.with_name(path.name + LOCK)):
+                # Whoever had the turn before may have brought it.
+                if not arrived(key):
+                    replace_file(path, self._download(key))
+        except OSError as error:
+            raise MirrorError(
+                f"cannot write {path}: {error.strerror}. Remote stores are mirrored there: make "
+                f"room, set {MIRROR_VARIABLE} to another folder, or {MIRROR_BYTES_VARIABLE} to "
+                "fewer bytes"
+            ) from error
+
+    def _download(self, key: str) -> bytes:
+        entry = self.manifest.files[key]
+        data = get_right(self._remote, key, entry.size, entry.fits)
+        if data is None:
+            raise DamagedStoreError(f"{self.name}/{key} is missing; copy the store there again")
+        if not entry.fits(data):
+            raise DamagedStoreError(
+                f"{self.name}/{key} is not as it was written; copy the store there again"
+            )
+        return data
 
     def _touch(self, key: str) -> bool:
         """Whether the file is here; its time of modification says when it was last wanted."""
         try:
             os.utime(self.root / key)
             # Files are not synced: after a loss of power one may be empty.
-            return (self.root / key).stat().st_size == self._files[key].size
-        except (FileNotFoundError, NotADirectoryError):
+            return (self.root / key).stat().st_size == self.manifest.files[key].size
+        except OSError:
             return False
 
-    def _download(self, key: str) -> None:
-        entry = self._files[key]
-        data = self._remote.get(key, entry.size)
-        if data is None:
-            raise DamagedStoreError(f"{self.name}/{key} is missing; copy the store there again")
-        if FileEntry.of(data) != entry:
-            raise DamagedStoreError(
-                f"{self.name}/{key} is not as it was written; copy the store there again"
-            )
-        self._keep(key, data)
-
-    def _keep(self, key: str, data: bytes) -> None:
+    def _is_right(self, key: str) -> bool:
         try:
-            replace_file(self.root / key, data)
-        except OSError as error:
-            raise MirrorError(
-                f"cannot write {self.root / key}: {error.strerror}. Remote stores are mirrored "
-                f"there: make room, set {MIRROR_VARIABLE} to another folder, or "
-                f"{MIRROR_BYTES_VARIABLE} to fewer bytes"
-            ) from error
+            return self.manifest.files[key].fits((self.root / key).read_bytes())
+        except OSError:
+            return False
+
+
+@contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Let in one at a time, of all threads and processes, but wait no longer than ``LONGEST_TURN``.
+
+    Who waits that long goes in as well: one that is stopped must not stop all others.
+
+    Raises:
+        OSError: The lock's file cannot be made, or the file system has no locks.
+    """
+    with lock.open("ab") as file:
+        give_up = time.monotonic() + LONGEST_TURN
+        while not _locked(file) and time.monotonic() < give_up:
+            time.sleep(0.005)
+        yield
+        # Whoever waits for it finds the file that it guards.
+        lock.unlink(missing_ok=True)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
-    """Remove files, those unused for longest first, until the rest fits."""
+    """Remove files, those unused for longest first, until the rest fits.
+
+    What a killed process has left half written, or locked, goes after an hour.
+    """
     files = []
-    for path in folder.rglob("*"):
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            # Another process evicts too.
-            continue
-        if path.suffix == TEMPORARY:
-            _sweep(path, status.st_mtime)
-        elif path.is_file():
+    for path, status in _files_below(folder):
+        if path.suffix not in (TEMPORARY, LOCK):
             files.append((status.st_mtime, status.st_size, path))
+        elif time.time() - status.st_mtime > STALE_SECONDS:
+            path.unlink(missing_ok=True)
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= max_bytes:
@@ -170,10 +236,15 @@ def evict(folder: Path, max_bytes: int, keep: set[Path]) -> None:
             total -= size
 
 
-def _sweep(temporary: Path, written: float) -> None:
-    """Remove a file that a killed process has left, not one that is on its way."""
-    if written < time.time() - STALE_SECONDS:
-        temporary.unlink(missing_ok=True)
+def _files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in folder.rglob("*"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            # Another process evicts too.
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield path, status
 
 
 def mirror_folder() -> Path:

@@ -65,6 +65,13 @@ class UnsealedRows:
         count = int(counts[row % ROWS_PER_PART])
         return record.values[spec.name][end - count : end].copy()
 
+    def files(self, _spec: ArraySpec, _row: int) -> list[str]:
+        """None to fetch: an unfinished store is a local one."""
+        return []
+
+    def forget_files(self) -> None:
+        """Nothing is kept open."""
+
     def _record(self, row: int) -> PartRecord:
         index = row // ROWS_PER_PART
         if self._last is None or self._last[0] != index:

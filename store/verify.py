@@ -10,7 +10,7 @@ from store.errors import CacheError, NotACacheError
 from store.files import MAX_DOCUMENT_BYTES, FileEntry
 from store.guard import refuse_links
 from store.layout import MANIFEST, ROWS_PER_PART
-from store.location import LocalFolder, Location, locate
+from store.location import LocalFolder, Location, get_right, locate
 from store.manifest import Manifest
 from store.reader import open_cache
 from store.remote import CONNECTIONS
@@ -23,7 +23,7 @@ def manifest_of(location: Location) -> Manifest:
         NotACacheError: There is none.
         CacheError: It is not as it was written, or cannot be read.
     """
-    data = location.get(MANIFEST, MAX_DOCUMENT_BYTES)
+    data = get_right(location, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
     if data is None:
         raise NotACacheError(
             f"{location.name} has no {MANIFEST}: it holds no store, or an unfinished one"
@@ -90,7 +90,7 @@ def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
 def _found(location: Location, key: str, entry: FileEntry) -> FileEntry | None:
     if isinstance(location, LocalFolder):
         return location.entry(key)
-    data = location.get(key, max(entry.size, MAX_DOCUMENT_BYTES))
+    data = get_right(location, key, max(entry.size, MAX_DOCUMENT_BYTES), entry.fits)
     return None if data is None else FileEntry.of(data)
 
 

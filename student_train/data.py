@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
@@ -16,7 +15,7 @@ from frames.errors import DataError
 from frames.frame import Frame
 from frames.loading import load_images, load_points
 from nets.camera_geometry import CameraGeometry
-from runs.sampler import Example
+from runs.sampler import Blocks, Example, TrainingData
 from store.reader import Cache
 from store.rows import CachedRow
 from store.schema import Need
@@ -73,7 +72,7 @@ class StudentBatch:
         )
 
 
-class StudentDataset(Dataset[StudentExample]):
+class StudentDataset(TrainingData[StudentExample]):
     """Training frames; an example's position seeds its augmentation.
 
     LiDAR files are opened only if the student's config asks for depth supervision.
@@ -90,8 +89,26 @@ class StudentDataset(Dataset[StudentExample]):
     ) -> None:
         self.frames, self.run, self.cache, self.needs = frames, run, cache, frozenset(needs)
 
+    @property
+    def blocks(self) -> Blocks | None:
+        """The shards of a dense cache behind a URL."""
+        if self.cache is None:
+            return None
+        shards = self.cache.shards(frame.token for frame in self.frames)
+        return None if shards is None else Blocks(shards, self.fetch)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Bring what the cache holds of these frames near."""
+        if self.cache is not None:
+            self.cache.fetch(self.frames[index].token for index in indices)
+
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __getitems__(self, examples: Sequence[Example]) -> list[StudentExample]:
+        """Several examples; their cached rows are fetched together."""
+        self.fetch([index for index, _ in examples])
+        return [self[example] for example in examples]
 
     def __getitem__(self, example: Example) -> StudentExample:
         index, position = example

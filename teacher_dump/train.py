@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.frame import Frame
@@ -18,7 +17,7 @@ from nets.center_loss import center_loss
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
-from runs.sampler import Example
+from runs.sampler import Example, TrainingData
 from teacher_dump.centerpoint import CenterPoint
 from teacher_dump.config import TeacherRun
 
@@ -33,7 +32,7 @@ class PointBatch:
     boxes: BoxBatch
 
 
-class PointDataset(Dataset[tuple[Tensor, Boxes3D]]):
+class PointDataset(TrainingData[tuple[Tensor, Boxes3D]]):
     """Frames as augmented clouds and boxes; the example's position seeds its augmentation."""
 
     def __init__(self, frames: Sequence[Frame], run: TeacherRun) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from runs.checkpoint import load_checkpoint
 from runs.fit import FitConfig, RunInterruptedError, Training, fit, rate
 from runs.metrics import last_values
-from runs.sampler import Example
+from runs.sampler import Example, TrainingData
 from teacher_dump.train import TeacherTraining, train_teacher
 from tests.command import command
 from tests.tiny import teacher_run, write_teacher_toml
@@ -21,7 +20,7 @@ from tests.tiny import teacher_run, write_teacher_toml
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-class Numbers(Dataset[Tensor]):
+class Numbers(TrainingData[Tensor]):
     """Example k at position p of the run is (k, p)."""
 
     def __len__(self) -> int:

@@ -3,11 +3,8 @@ import pickle
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -28,6 +25,7 @@ from store.schema import Coverage
 from store.source import evict, mirror_bytes
 from store.verify import verify
 from tests.store.building import build, tree
+from tests.web_server import served
 
 
 @pytest.fixture(scope="module")
@@ -176,23 +174,10 @@ def test_a_store_behind_a_web_server_reads_like_the_local_one(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(store.parent)))
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}/store"
-    try:
-        assert_same(open_cache(url), open_cache(store))
+    with served(store.parent) as url:
+        assert_same(open_cache(f"{url}/store"), open_cache(store))
         with pytest.raises(RemoteError, match="is read-only"):
-            copy_store(store, f"{url}-copy")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+            copy_store(store, f"{url}/store-copy")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from frames.errors import DataError
 from frames.frame import Camera, Frame
 from frames.geometry import project
 from runs.sampler import StepSampler
-from store.reader import Cache
+from store.reader import Cache, open_cache
 from store.schema import Need, Places, Target
 from student_train.config import StudentRun
 from student_train.data import (
@@ -28,7 +28,10 @@ from student_train.data import (
     camera_input,
     check_cameras,
 )
-from tests.tiny import student_run
+from tests.command import succeed
+from tests.teacher_dump.untrained import write_untrained_teacher
+from tests.tiny import student_run, write_student_toml
+from tests.web_server import served
 
 NEEDS = [Need(Target.BOXES, Places.BOXES), Need(Target.BEV_HIGH, Places.CELLS)]
 
@@ -213,3 +216,40 @@ def test_a_batch_holds_its_frames_in_order(run: StudentRun, frames: list[Frame],
         assert batch.boxes.values[b, : len(example.boxes)].equal(example.boxes.values)
     assert batch.targets.boxes is not None
     assert batch.targets.boxes.shape[1] == batch.boxes.values.shape[1]
+
+
+def test_several_examples_are_the_single_ones(run: StudentRun, frames: list[Frame], cache: Cache):
+    data = StudentDataset(frames, run, cache, NEEDS)
+    examples = [(1, 5), (0, 6), (1, 7)]
+    assert all(
+        same(a, data[example])
+        for a, example in zip(data.__getitems__(examples), examples, strict=True)
+    )
+
+
+def test_a_dense_cache_behind_a_url_is_read_shard_by_shard(
+    run: StudentRun,
+    frames: list[Frame],
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
+    needs = [Need(Target.BEV_HIGH, Places.CELLS)]
+    for coverage in ("foreground", "dense"):
+        succeed(
+            *("dump-teacher", write_student_toml(tmp_path, world), "--out", tmp_path / coverage),
+            *("--checkpoint", write_untrained_teacher(tmp_path, world), "--device", "cpu"),
+            *("--methods", "imitation", "--coverage", coverage),
+        )
+    with served(tmp_path) as url:
+        caches: list[Path | str] = [tmp_path / "dense", f"{url}/foreground", f"{url}/dense"]
+        local, sparse, dense = (
+            StudentDataset(frames, run, open_cache(place), needs) for place in caches
+        )
+        assert (local.blocks, sparse.blocks) == (None, None)
+        assert dense.blocks is not None
+        assert dense.blocks.of == [0] * len(frames)
+        dense.blocks.fetch([1])
+        assert list(tmp_path.glob("mirror/*/*/bev_high/c/0/0/0/0"))
+        assert same(dense[1, 5], local[1, 5])
