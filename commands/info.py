@@ -78,7 +78,7 @@ def _facts_table(facts: dict[str, Any]) -> Table:
 
 def _arrays_table(arrays: list[dict[str, Any]]) -> Table:
     table = Table(title="arrays")
-    for column in ("array", "shape", "dtype"):
+    for column in ("array", "shape", "stored as"):
         table.add_column(column)
     for column in ("max error", "raw bytes / frame", "stored bytes / frame"):
         table.add_column(column, justify="right")
@@ -86,7 +86,7 @@ def _arrays_table(arrays: list[dict[str, Any]]) -> Table:
         table.add_row(
             array["name"],
             " x ".join([array["places"], *map(str, array["shape"])]),
-            array["dtype"],
+            array["encoding"] or array["dtype"],
             f"{array['max_error']:.2g}" if array["max_error"] else "lossless",
             f"{array['raw_bytes_per_frame']:,.0f}",
             f"{array['stored_bytes_per_frame']:,.0f}",

@@ -169,6 +169,17 @@ def decode(
     return decoded
 
 
+def is_writable(
+    payload: npt.NDArray[Any], ranges: npt.NDArray[np.float32] | None, encoding: Encoding
+) -> bool:
+    """Whether :func:`encode` can have made these of finite values, as far as NaNs tell."""
+    if encoding is Encoding.BFLOAT16:
+        return not ((payload & 0x7F80) == 0x7F80).any()
+    if encoding is Encoding.FLOAT8 and ((payload & 0x7F) == 0x7F).any():
+        return False
+    return ranges is None or bool(np.isfinite(ranges).all())
+
+
 def largest_error(
     values: FloatArray,
     decoded: FloatArray,

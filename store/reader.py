@@ -82,7 +82,7 @@ class Cache:
             RemoteError: The store is behind a URL that does not answer.
         """
         row = self._row(token, view)
-        arrays = decoded_row(self.stored(token, view), self.fingerprint)
+        arrays = decoded_row(self.stored(token, view), self.fingerprint, token)
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
@@ -95,7 +95,7 @@ class Cache:
         return self._rows.identities()
 
     def digests(self, token: str, view: int = 0) -> dict[str, int]:
-        """crc32 of the stored bytes of a row's arrays, by name; read from the index alone.
+        """crc32c of the stored bytes of a row's arrays, by name; read from the index alone.
 
         Raises:
             UnknownTokenError: The cache has no such frame or view.

@@ -9,8 +9,8 @@ import torch
 
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
-from store.encoding import decode, encode, largest_error
-from store.errors import RowValueError
+from store.encoding import decode, encode, is_writable, largest_error
+from store.errors import DamagedRowError, RowValueError
 from store.rows import RowValues
 from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 
@@ -58,14 +58,22 @@ def checked_row(values: RowValues, token: str, fingerprint: Fingerprint) -> list
 
 
 def decoded_row(
-    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint
+    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint, token: str
 ) -> dict[str, npt.NDArray[Any]]:
-    """A row's arrays, by name, as the teacher gave them but for the declared error."""
+    """A row's arrays, by name, as the teacher gave them but for the declared error.
+
+    Raises:
+        DamagedRowError: A payload or its ranges are none that a writer writes.
+    """
     values = dict(stored)
     for spec in fingerprint.arrays:
         if spec.encoding:
+            payload = values[spec.name]
             ranges = values.pop(spec.ranges.name)[0] if spec.ranges else None
-            values[spec.name] = decode(values[spec.name], ranges, spec.encoding, spec.channel_axis)
+            if not is_writable(payload, ranges, spec.encoding):
+                why = f"no finite values give such {spec.encoding}"
+                raise DamagedRowError(token, spec.name, why)
+            values[spec.name] = decode(payload, ranges, spec.encoding, spec.channel_axis)
     return values
 
 

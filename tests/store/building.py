@@ -1,5 +1,6 @@
 """Small stores for the tests: every value is a function of its row, so any run writes the same."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
+from store.encoding import Encoding
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
 from store.schema import (
@@ -49,8 +51,14 @@ def identities(count: int) -> list[RowIdentity]:
     ]
 
 
-def fingerprint(rows: list[RowIdentity], coverage: Coverage = Coverage.FOREGROUND) -> Fingerprint:
-    """Of a store with these rows and all targets."""
+def fingerprint(
+    rows: list[RowIdentity],
+    coverage: Coverage = Coverage.FOREGROUND,
+    *,
+    needs: Sequence[Need] = NEEDS,
+    encoding: Encoding | None = None,
+) -> Fingerprint:
+    """Of a store with these rows and, unless told otherwise, all of ``NEEDS``."""
     return Fingerprint(
         teacher=TeacherIdentity(
             name="pillars", kind="lidar", checkpoint_sha256="ab" * 32, config={"depth": 2}
@@ -65,8 +73,8 @@ def fingerprint(rows: list[RowIdentity], coverage: Coverage = Coverage.FOREGROUN
         grid=GRID,
         classes=CLASSES,
         coverage=coverage,
-        masks=masks_of(NEEDS),
-        arrays=plan_arrays(NEEDS, coverage, SHAPES),
+        masks=masks_of(needs),
+        arrays=plan_arrays(needs, coverage, SHAPES, encoding),
         code_revision="abc",
     )
 
@@ -76,16 +84,17 @@ def row_values(
 ) -> RowValues:
     """Random values of one row; maps and features with many zeros, as after a ReLU."""
     rng = np.random.default_rng(seed)
-    lengths = {Places.BOXES: (boxes,), Places.CELLS: (cells,), Places.MAP: ()}
+    lengths = {Places.BOXES: (boxes,), Places.POINTS: (boxes,), Places.CELLS: (cells,)}
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for spec in made_for.arrays:
-        shape = (*lengths[spec.places], *spec.shape)
+    for spec in made_for.given:
+        shape = (*lengths.get(spec.places, ()), *spec.shape)
         if spec.name == Places.CELLS.index_array:
             arrays[spec.name] = rng.integers(0, GRID.num_cells, shape, dtype=np.int32)
         elif spec.dtype == "int64":
             arrays[spec.name] = rng.integers(0, 2, shape)
         else:
-            arrays[spec.name] = rng.normal(size=shape).clip(min=0).astype(spec.dtype)
+            dtype = "float32" if spec.encoding else spec.dtype
+            arrays[spec.name] = rng.normal(size=shape).clip(min=0).astype(dtype)
     gt = Boxes3D(
         torch.from_numpy(rng.normal(size=(boxes, 9)).astype(np.float32)),
         torch.from_numpy(rng.integers(0, 2, boxes)),
@@ -105,10 +114,17 @@ def write_pending(writer: StoreWriter, made_for: Fingerprint) -> None:
         writer.write_part(part, [usual_values(made_for, row) for row in part])
 
 
-def build(path: Path, count: int, coverage: Coverage = Coverage.FOREGROUND) -> Path:
+def build(
+    path: Path,
+    count: int,
+    coverage: Coverage = Coverage.FOREGROUND,
+    *,
+    needs: Sequence[Need] = NEEDS,
+    encoding: Encoding | None = None,
+) -> Path:
     """A sealed store."""
     rows = identities(count)
-    made_for = fingerprint(rows, coverage)
+    made_for = fingerprint(rows, coverage, needs=needs, encoding=encoding)
     writer = StoreWriter.open(path, made_for, rows)
     write_pending(writer, made_for)
     writer.finalise()

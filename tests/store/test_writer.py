@@ -153,7 +153,7 @@ def test_resuming_with_other_poses_of_the_same_tokens_is_refused(tmp_path: Path)
     begin(tmp_path / "store")
     rows = identities(3)
     rows[1] = replace(rows[1], global_from_ego=np.eye(4))
-    with pytest.raises(FingerprintError, match="other scenes, times, poses, neighbours or views"):
+    with pytest.raises(FingerprintError, match="other scenes, times, poses or neighbours"):
         StoreWriter.open(tmp_path / "store", fingerprint(rows), rows, resume=True)
 
 

@@ -143,7 +143,7 @@ def cached(coverage: Coverage, maps: dict[Target, Tensor], boxes: Boxes3D) -> Ca
     (row,) = teacher_rows(FixedTeacher(maps), [frame_of(boxes)], made_for.given, made_for.masks)
     names = [spec.name for spec in made_for.stored]
     stored = dict(zip(names, checked_row(row, "frame", made_for), strict=True))
-    arrays = decoded_row(stored, made_for)
+    arrays = decoded_row(stored, made_for, "frame")
     return CachedRow(token="frame", view=0, augment=BevAugment.identity(), gt=boxes, arrays=arrays)
 
 
