@@ -324,7 +324,9 @@ class Fingerprint(_Frozen):
             raise ValueError(f"arrays inside arrays: {sorted(nested)}")
         if sum(spec.value_bytes for spec in self.arrays) > MAX_ROW_BYTES:
             raise ValueError(f"one row has more than {MAX_ROW_BYTES} bytes, which is absurd")
-        if missing := [s.name for s in self.arrays if s.ranges and s.ranges not in self.arrays]:
+        named = dict(zip(names, self.arrays, strict=True))
+        ranges = {spec.name: spec.ranges for spec in self.arrays if spec.ranges}
+        if missing := [name for name, own in ranges.items() if named.get(own.name) != own]:
             raise ValueError(f"the ranges of {missing} are not stored")
         for places in CELL_PLACES:
             if any(s.places is places for s in self.arrays) and places.index_array not in names:

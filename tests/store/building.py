@@ -35,6 +35,8 @@ NEEDS = (
     Need(Target.BOXES, Places.BOXES),
 )
 
+ALL_NEEDS = (*NEEDS, Need(Target.BEV_LOW, Places.POINTS))
+
 
 def identities(count: int) -> list[RowIdentity]:
     """Rows of one scene, each the next one's predecessor."""

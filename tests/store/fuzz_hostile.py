@@ -64,6 +64,8 @@ def entry(path: Path) -> dict[str, Any]:
 def sign(store: Path) -> None:
     """Make the manifest vouch for whatever the files hold now."""
     seal = store / "manifest.json"
+    if not seal.is_file() or seal.stat().st_size >= SPARSE:
+        return
     try:
         document = json.loads(seal.read_bytes())
         for key in document["files"]:

@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 from frames.boxes import Boxes3D
+from store.encoding import Encoding
 from store.errors import CacheError
 from store.reader import Cache, open_cache
 from store.rows import CachedRow
@@ -22,6 +23,7 @@ from store.summary import summary
 from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import (
+    ALL_NEEDS,
     build,
     fingerprint,
     identities,
@@ -94,7 +96,7 @@ class SealedSuite:
 
     def prepare(self) -> None:
         """Build the store and remember its values."""
-        build(self.store, ROWS)
+        build(self.store, ROWS, needs=ALL_NEEDS, encoding=Encoding.FLOAT8)
         self.files = tree(self.store)
         self.signature = signature(self.store)
         cache = self.open()

@@ -10,13 +10,13 @@ import pytest
 from store.encoding import Encoding, decode, encode, largest_error
 from store.errors import DamagedRowError, RowValueError
 from store.reader import open_cache
-from store.schema import Coverage, Need, Places, Target
+from store.schema import Coverage
 from store.summary import summary
 from store.values import checked_row
 from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import (
-    NEEDS,
+    ALL_NEEDS,
     build,
     fingerprint,
     identities,
@@ -27,7 +27,6 @@ from tests.store.building import (
 )
 
 ROWS = 18
-ALL_NEEDS = (*NEEDS, Need(Target.BEV_LOW, Places.POINTS))
 LOSSY = (Encoding.BFLOAT16, Encoding.UINT8, Encoding.FLOAT8)
 each_lossy = pytest.mark.parametrize("encoding", LOSSY)
 each_coverage = pytest.mark.parametrize("coverage", list(Coverage))

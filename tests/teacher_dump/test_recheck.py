@@ -3,10 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -15,6 +12,7 @@ from frames.boxes import BoxBatch
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.nuscenes import read_frames
+from store.encoding import Encoding
 from store.errors import FingerprintError
 from store.reader import Cache, open_cache
 from teacher_dump.protocol import TeacherOutput
@@ -23,6 +21,7 @@ from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run, write_student_toml
+from tests.web_server import served
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -46,11 +45,6 @@ def cache(store: Path) -> Cache:
     return open_cache(store)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("behind", ["folder", "url"])
 def test_a_store_of_drawn_views_passes(
     store: Path,
@@ -60,24 +54,32 @@ def test_a_store_of_drawn_views_passes(
     behind: str,
 ):
     monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(store.parent)))
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    place = f"http://127.0.0.1:{server.server_port}/store" if behind == "url" else str(store)
-    common = ("recheck", store.parent / "student.toml", place, "--checkpoint", checkpoint)
-    try:
+    with served(store.parent) as url:
+        place = f"{url}/store" if behind == "url" else str(store)
+        common = ("recheck", store.parent / "student.toml", place, "--checkpoint", checkpoint)
         text = succeed(*common, "--device", "cpu", "--rows", 4)
         checks = json.loads(succeed(*common, "--device", "cpu", "--json"))
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert ("cells/bev_high │ 4 │" in text, "OUTSIDE" in text) == (True, False)
     assert {check["rows"] for check in checks} == {6}
     assert all(check["passed"] and check["error"] <= check["bound"] for check in checks)
     bounds = {check["array"]: check["bound"] for check in checks}
     assert bounds["cells/bev_high"] == 2**-11 + 2**-10
     assert (bounds["boxes/yaw"], bounds["boxes/label"], bounds["gt/labels"]) == (2**-10, 0, 0)
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "uint8", "float8"])
+def test_lossy_arrays_pass_within_their_own_bound(
+    checkpoint: Path, world: Path, tmp_path: Path, encoding: str
+):
+    made = dumped(tmp_path, checkpoint, world, "--encoding", encoding, "--coverage", "dense")
+    common = ("recheck", tmp_path / "student.toml", made, "--checkpoint", checkpoint)
+    checks = json.loads(succeed(*common, "--device", "cpu", "--json"))
+    found = {check["array"]: check for check in checks}
+    assert all(check["passed"] for check in checks)
+    bound = Encoding(encoding).max_error
+    assert found["bev_high"]["bound"] == bound + 2**-10
+    assert bound / 10 < found["bev_high"]["error"] <= bound
+    assert not [name for name in found if name.endswith("_range")]
 
 
 def test_the_stored_augmentation_is_the_one_that_is_run(
