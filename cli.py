@@ -26,7 +26,7 @@ from runs.checkpoint import CheckpointError, load_checkpoint
 from runs.config import ConfigError, load_config
 from runs.fit import RunInterruptedError
 from store.encoding import Encoding
-from store.errors import CacheError
+from store.errors import CacheError, printable
 from store.reader import open_cache
 from store.schema import MAX_VIEWS, Coverage
 from student_train.config import StudentRun
@@ -233,7 +233,7 @@ def verify(store: StorePlace) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
     faults = sharing.verify_store(store)
     for fault in faults:
-        console.print(f"damaged: {fault}", markup=False, soft_wrap=True)
+        console.print(f"damaged: {printable(fault)}", soft_wrap=True)
     if faults:
         raise typer.Exit(1)
 
@@ -348,7 +348,7 @@ def main() -> None:
         app(standalone_mode=True)
     except USER_ERRORS as error:
         errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        errors.print(f"error: {error}")
+        errors.print(f"error: {printable(str(error))}")
         sys.exit(1)
     except RunInterruptedError as interruption:
         console.print(str(interruption))

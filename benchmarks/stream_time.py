@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,10 +50,10 @@ class TimedDataset(StudentDataset):
 
     fetching = 0.0
 
-    def fetch(self, indices: Sequence[int]) -> None:
+    def fetch(self, rows: Iterable[tuple[int, int]]) -> None:
         """As every data set's."""
         began = time.perf_counter()
-        super().fetch(indices)
+        super().fetch(rows)
         self.fetching += time.perf_counter() - began
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from commands.tables import human_bytes
 from runs.checkpoint import load_checkpoint
 from store.catalogue_file import PREFIX
+from store.errors import printable
 from store.remote import is_url
 from store.summary import summary
 
@@ -72,7 +73,7 @@ def _facts_table(facts: dict[str, Any]) -> Table:
     for name, value in facts.items():
         text = value if isinstance(value, str) else pretty_repr(value, max_width=80)
         # Text: brackets in a store of others are no markup.
-        table.add_row(Text(name), Text(text))
+        table.add_row(Text(name), Text(printable(text)))
     return table
 
 

@@ -13,14 +13,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
+# Paths and names are no markup.
+console = Console(markup=False)
 
 
 @contextmanager
 def progress_bar(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on the console; the body calls what it gets with the number of further steps done."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -86,7 +86,7 @@ def checks_table(checks: list[ArrayCheck]) -> Table:
         table.add_column(column, justify="right")
     for check in checks:
         verdict = "within" if check.passed else "OUTSIDE"
-        error = "other shape" if check.error is None else f"{check.error:.2e}"
+        error = "not comparable" if check.error is None else f"{check.error:.2e}"
         table.add_row(check.array, str(check.rows), error, f"{check.bound:.2e}", verdict)
     return table
 

@@ -1,6 +1,7 @@
 """A team's names for its stores: one small JSON file, and what ``team:NAME`` stands for."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 from store.catalogue_file import PREFIX, VARIABLE, CatalogueFile, catalogue_file
-from store.errors import CatalogueError, RemoteError
+from store.errors import CatalogueError, RemoteError, printable
 from store.manifest import MAX_ROWS, Manifest
 from store.remote import Remote, is_url
 from store.schema import Sha256
@@ -249,10 +250,11 @@ def resolve(place: Path | str) -> StorePlace:
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"{twice} come twice in one object")
-    return dict(pairs)
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"{sorted(twice)[:5]} come twice in one object")
+    return document
 
 
 def _explained(error: ValidationError) -> str:
@@ -261,5 +263,4 @@ def _explained(error: ValidationError) -> str:
         f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
         for line in error.errors(include_url=False, include_input=False)
     ]
-    # The names in a hostile file may be commands to a console.
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(lines[:5]))
+    return printable("; ".join(lines[:5]))

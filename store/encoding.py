@@ -91,6 +91,8 @@ _MAX_ERROR = {
     Encoding.UINT8: 1 / 255 + 2.0**-20,
     Encoding.FLOAT8: 1 / 28 + 2.0**-20,
 }
+# Places decoded in one go, in float64: so many fit the processor's cache.
+_ROWS_AT_ONCE = 256
 # Where in its channel's range each of the 256 payloads lies.
 _UNITS = {
     Encoding.UINT8: np.arange(256) / 255,
@@ -157,10 +159,16 @@ def decode(
     unit = _UNITS[encoding]
     # A byte cannot miss a table of 256: "clip" only spares numpy the look.
     if channel_axis == -1:
-        values = unit.take(payload, mode="clip")
-        values *= span
-        values += low
-        return values.astype(np.float32)
+        decoded = np.empty(payload.shape, np.float32)
+        payloads = payload.reshape(-1, payload.shape[-1])
+        rows = decoded.reshape(payloads.shape)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            at = slice(start, start + _ROWS_AT_ONCE)
+            values = unit.take(payloads[at], mode="clip")
+            values *= span
+            values += low
+            rows[at] = values
+        return decoded
     # The values of a whole map are looked up, several times faster than computing each.
     levels = (low[:, None] + span[:, None] * unit).astype(np.float32)
     decoded = np.empty(payload.shape, np.float32)

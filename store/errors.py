@@ -4,6 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """The text without what a console would obey: names in a stranger's store may hold anything."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class CacheError(Exception):
     """Anything the cache refuses or cannot do; the message says what mends it."""
 

@@ -1,8 +1,8 @@
 """Format 1 on disk: which Zarr arrays a store has, and the exact bytes of their metadata.
 
 Three kinds. *Maps* hold one frame in an inner chunk and one part in a shard. *Ragged* arrays hold
-the values of all places one after the other, uncompressed, so that a chunk's file is mapped
-into memory as it stands. *Fixed* arrays have one entry a row.
+the values of all places one after the other, uncompressed, so that a row's are read straight from
+a chunk's file. *Fixed* arrays have one entry a row.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The manifest: the seal of a finished store, from which every byte of it can be checked."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -103,12 +104,15 @@ class Manifest(BaseModel):
             UnsafeStoreError: It lists other files than format 1 has for its fingerprint.
         """
         document = parse_sealed_json(data, name)
+        if "root_hash" in document:
+            raise DamagedStoreError(f"{name} has a key 'root_hash', which format 1 never writes")
         document["root_hash"] = document.pop(HASH_KEY)
         del document["format"]
         try:
-            manifest = cls.model_validate(document)
+            # Of JSON, strict: no number in quotes, no 20.0 for 20.
+            manifest = cls.model_validate_json(json.dumps(document), strict=True)
         except ValueError as error:
-            raise DamagedStoreError(f"{name} is not a manifest: {error}") from error
+            raise DamagedStoreError(f"{name} is not a manifest: {error!s:.500}") from error
         if odd_kinds := manifest.counts.places.keys() ^ set(ragged_places(manifest.fingerprint)):
             raise UnsafeStoreError(
                 f"{name}: counts of {sorted(odd_kinds)} are not those of the fingerprint's arrays"

@@ -1,7 +1,7 @@
 """From what the methods read to the arrays a dump writes, and what these will weigh."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -53,6 +53,8 @@ _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
     # A hundred numbers a box are not worth rounding: cosines differ in their last digits.
     Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), "float32"),)),
 }
+# One of the detections' arrays is as wide as there are classes.
+PROBABILITY = f"{Places.DETECTIONS}/probability"
 # What a lossy encoding may touch.
 FEATURES = frozenset(
     {Target.BEV_LOW, Target.BEV_HIGH, Target.BEV_CAMERA, Target.BEV_LIDAR}
@@ -196,9 +198,9 @@ def _arrays_of(
     target: Target, places: Places, dtype: FeatureDType, shapes: TeacherShapes
 ) -> list[ArraySpec]:
     if target in _RECORDS:
-        parts = [*_RECORDS[target][1]]
+        parts = _RECORDS[target][1]
         if target is Target.DETECTIONS:
-            parts.append(("probability", (shapes.classes,), "float16"))
+            parts = (*parts, (PROBABILITY.split("/")[1], (shapes.classes,), "float16"))
         return [
             ArraySpec(
                 name=f"{places}/{part}",
@@ -234,18 +236,32 @@ def unmet(
     A whole map serves a need at any places; values at cells also need the cell index, with the
     cells of the method's mask among them.
     """
-    held = {spec.name for spec in arrays}
 
     def served(need: Need) -> bool:
-        if need.target in _RECORDS:
-            return f"{need.places}/{_RECORDS[need.target][1][0][0]}" in held
-        if need.places in CELL_PLACES and (
-            need.places.index_array not in held or need.mask not in masks
-        ):
-            return False
-        return not held.isdisjoint({str(need.target), array_name(need.target, need.places)})
+        has_cells = need.places not in CELL_PLACES or need.mask in masks
+        return has_cells and bool(arrays_read([need], arrays))
 
     return sorted({str(need) for need in needs if not served(need)})
+
+
+def arrays_read(needs: Iterable[Need], arrays: Sequence[ArraySpec]) -> frozenset[str]:
+    """Which of the arrays serve these needs, by name; none for a need that is not served."""
+    held = {spec.name for spec in arrays}
+    read: set[str] = set()
+    for need in needs:
+        names = _arrays_for(need, held)
+        if names <= held:
+            read |= names
+    return frozenset(read)
+
+
+def _arrays_for(need: Need, held: Collection[str]) -> set[str]:
+    if need.target in _RECORDS:
+        parts = {f"{need.places}/{part}" for part, _, _ in _RECORDS[need.target][1]}
+        return parts | ({PROBABILITY} if need.target is Target.DETECTIONS else set())
+    at_places = array_name(need.target, need.places)
+    index = {need.places.index_array} if need.places in CELL_PLACES else set()
+    return index | {at_places if at_places in held else str(need.target)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The reader of a store: rows by token and view, nothing damaged or missing passed on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from store.errors import (
     DamagedRowError,
     DamagedStoreError,
     IncompleteStoreError,
+    MissingTargetError,
     NotACacheError,
     UnknownTokenError,
     UnsafeStoreError,
@@ -22,7 +24,7 @@ from store.errors import (
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART, ArrayLayout, map_layout
 from store.manifest import Manifest
 from store.remote import Remote, is_url
-from store.rows import CachedRow, RowIdentity
+from store.rows import CachedRow, RowIdentity, check_identities
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 from store.sealed import SealedRows
 from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
@@ -61,7 +63,27 @@ class Cache:
         self.manifest_hash = manifest_hash
         self._source = source
         self._rows = rows
-        self._specs = fingerprint.stored
+        self._identities: list[RowIdentity] | None = None
+        # What is read of a row, and the column of its digest.
+        self._read = tuple(enumerate(fingerprint.stored))
+
+    def only(self, arrays: Collection[str]) -> "Cache":
+        """The same cache, of whose rows no more than these arrays are read, or fetched.
+
+        Args:
+            arrays: Names, as in ``fingerprint.given``; the ground truth is always read.
+
+        Raises:
+            MissingTargetError: The cache has no such array.
+        """
+        given = {spec.name: spec for spec in self.fingerprint.given}
+        if missing := sorted(set(arrays) - given.keys()):
+            raise MissingTargetError(self.name, missing, sorted(given))
+        wanted = {*arrays, GT_VALUES.name, GT_LABELS.name}
+        wanted |= {own.name for name in arrays if (own := given[name].ranges)}
+        narrowed = copy(self)
+        narrowed._read = tuple((at, spec) for at, spec in self._read if spec.name in wanted)
+        return narrowed
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,7 +104,7 @@ class Cache:
             RemoteError: The store is behind a URL that does not answer.
         """
         row = self._row(token, view)
-        arrays = decoded_row(self.stored(token, view), self.fingerprint, token)
+        arrays = decoded_row(self.stored(token, view), self.fingerprint, self._told(token, view))
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
@@ -91,8 +113,20 @@ class Cache:
         return CachedRow(token=token, view=view, augment=augment, gt=gt, arrays=arrays)
 
     def identities(self) -> list[RowIdentity]:
-        """Who the rows are, in order."""
-        return self._rows.identities()
+        """Who the rows are, in order; ``prev`` and ``next`` are places in this list.
+
+        Raises:
+            RowValueError: They contradict each other.
+        """
+        rows = self._rows.identities()
+        check_identities(rows, self.views)
+        return rows
+
+    def identity(self, token: str, view: int = 0) -> RowIdentity:
+        """Who a row is: its scene, time, pose and neighbours; raises as :meth:`identities`."""
+        if self._identities is None:
+            self._identities = self.identities()
+        return self._identities[self._row(token, view)]
 
     def digests(self, token: str, view: int = 0) -> dict[str, int]:
         """crc32c of the stored bytes of a row's arrays, by name; read from the index alone.
@@ -106,11 +140,10 @@ class Cache:
     def stored(self, token: str, view: int = 0) -> dict[str, npt.NDArray[Any]]:
         """A row's arrays in their stored form, by name; raises as :meth:`row`."""
         row = self._row(token, view)
-        name = token if self.views == 1 else f"{token} view {view}"
+        name = self._told(token, view)
         digests = self._rows.digests(row).tolist()
         return {
-            spec.name: self._values(spec, name, row, stated)
-            for spec, stated in zip(self._specs, digests, strict=True)
+            spec.name: self._values(spec, name, row, digests[column]) for column, spec in self._read
         }
 
     def read_many(self, rows: Sequence[str | tuple[str, int]]) -> list[CachedRow]:
@@ -120,21 +153,23 @@ class Cache:
             CacheError: As for one row.
         """
         pairs = [(row, 0) if isinstance(row, str) else row for row in rows]
-        self._fetch(self._row(token, view) for token, view in pairs)
+        self.fetch(pairs)
         return [self.row(token, view) for token, view in pairs]
 
-    def fetch(self, tokens: Iterable[str]) -> None:
-        """Bring the files of these frames, all views, into the mirror; a local store needs nothing.
+    def fetch(self, rows: Iterable[tuple[str, int]]) -> None:
+        """Bring the files of these rows, each a token and a view, into the mirror, side by side.
+
+        A local store needs nothing.
 
         Raises:
             CacheError: As for reading them.
         """
-        self._fetch(self._row(token, view) for token in tokens for view in range(self.views))
+        self._fetch(self._row(token, view) for token, view in rows)
 
     def _fetch(self, rows: Iterable[int]) -> None:
         if self._source.evicts:
             self._source.fetch(
-                key for row in rows for spec in self._specs for key in self._files(spec, row)
+                key for row in rows for _, spec in self._read for key in self._files(spec, row)
             )
 
     def shards(self, tokens: Iterable[str]) -> list[int] | None:
@@ -146,10 +181,13 @@ class Cache:
         Raises:
             UnknownTokenError: The cache has no such frame.
         """
-        dense = any(spec.places is Places.MAP for spec in self.fingerprint.arrays)
+        dense = any(spec.places is Places.MAP for _, spec in self._read)
         if not (self._source.evicts and dense):
             return None
         return [self._row(token, 0) // ROWS_PER_PART for token in tokens]
+
+    def _told(self, token: str, view: int) -> str:
+        return token if self.views == 1 else f"{token} view {view}"
 
     def _row(self, token: str, view: int) -> int:
         if token not in self:

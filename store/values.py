@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 
 from frames.boxes import Boxes3D
-from frames.grid import BEVGrid
 from store.encoding import decode, encode, is_writable, largest_error
 from store.errors import DamagedRowError, RowValueError
 from store.rows import RowValues
@@ -50,10 +49,8 @@ def checked_row(values: RowValues, token: str, fingerprint: Fingerprint) -> list
         name = f"array {spec.name!r} of row {token!r}"
         values_ = _checked_shape(spec, arrays[spec.name], lengths, name)
         stored |= _encoded(spec, values_, name) if spec.encoding else _plain(spec, values_, name)
-    for places in CELL_PLACES:
-        if places in lengths:
-            grid = fingerprint.grid if places is Places.CELLS else fingerprint.grid.coarser
-            _check_cells(values.arrays[places.index_array], grid, token)
+    if fault := _index_fault(stored, fingerprint):
+        raise RowValueError(f"row {token!r}: array {fault[0]!r} {fault[1]}")
     return [stored[spec.name] for spec in fingerprint.stored]
 
 
@@ -63,11 +60,13 @@ def decoded_row(
     """A row's arrays, by name, as the teacher gave them but for the declared error.
 
     Raises:
-        DamagedRowError: A payload or its ranges are none that a writer writes.
+        DamagedRowError: A payload or its ranges, a cell or a label is none that a writer writes.
     """
+    if fault := _index_fault(stored, fingerprint):
+        raise DamagedRowError(token, *fault)
     values = dict(stored)
     for spec in fingerprint.arrays:
-        if spec.encoding:
+        if spec.encoding and spec.name in values:
             payload = values[spec.name]
             ranges = values.pop(spec.ranges.name)[0] if spec.ranges else None
             if not is_writable(payload, ranges, spec.encoding):
@@ -151,9 +150,16 @@ def _all_finite(values: npt.NDArray[Any]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def _check_cells(cells: npt.NDArray[Any], grid: BEVGrid, token: str) -> None:
-    outside = cells[(cells < 0) | (cells >= grid.num_cells)]
-    if len(outside):
-        raise RowValueError(
-            f"row {token!r} names cell {outside[0]}; the grid has cells 0 to {grid.num_cells - 1}"
-        )
+def _index_fault(
+    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint
+) -> tuple[str, str] | None:
+    """The first array, of those there, that counts beyond the grid or the classes; and how."""
+    sizes = {GT_LABELS.name: len(fingerprint.classes)}
+    for places in CELL_PLACES:
+        grid = fingerprint.grid if places is Places.CELLS else fingerprint.grid.coarser
+        sizes[places.index_array] = grid.num_cells
+    for name in sizes.keys() & stored.keys():
+        outside = stored[name][(stored[name] < 0) | (stored[name] >= sizes[name])]
+        if len(outside):
+            return name, f"holds {outside[0]}, expected 0 to {sizes[name] - 1}"
+    return None

@@ -1,7 +1,8 @@
 """Frames as a multi-camera student reads them: images, geometry, ground truth, teacher targets."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from frames.frame import Frame
 from frames.loading import load_images, load_points
 from nets.camera_geometry import CameraGeometry
 from runs.sampler import Blocks, Example, TrainingData
+from store.plan import arrays_read
 from store.reader import Cache
 from store.rows import CachedRow
 from store.schema import Need
@@ -87,7 +89,9 @@ class StudentDataset(TrainingData[StudentExample]):
     def __init__(
         self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
     ) -> None:
-        self.frames, self.run, self.cache, self.needs = frames, run, cache, frozenset(needs)
+        self.frames, self.run, self.needs = frames, run, frozenset(needs)
+        read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
+        self.cache = cache.only(read) if cache else None
 
     @property
     def blocks(self) -> Blocks | None:
@@ -95,37 +99,49 @@ class StudentDataset(TrainingData[StudentExample]):
         if self.cache is None:
             return None
         shards = self.cache.shards(frame.token for frame in self.frames)
-        return None if shards is None else Blocks(shards, self.fetch)
+        return None if shards is None else Blocks(shards, self._fetch_frames)
 
-    def fetch(self, indices: Sequence[int]) -> None:
-        """Bring what the cache holds of these frames near."""
+    def fetch(self, rows: Iterable[tuple[int, int]]) -> None:
+        """Bring what the cache holds of these frames, by index and view, near."""
         if self.cache is not None:
-            self.cache.fetch(self.frames[index].token for index in indices)
+            self.cache.fetch((self.frames[index].token, view) for index, view in rows)
+
+    def _fetch_frames(self, indices: Sequence[int]) -> None:
+        views = self.cache.views if self.cache else 0
+        self.fetch(product(indices, range(views)))
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitems__(self, examples: Sequence[Example]) -> list[StudentExample]:
         """Several examples; their cached rows are fetched together."""
-        self.fetch([index for index, _ in examples])
+        self.fetch((index, self._view(self._chance(position))) for index, position in examples)
         return [self[example] for example in examples]
 
     def __getitem__(self, example: Example) -> StudentExample:
         index, position = example
         frame = self.frames[index]
-        rng = np.random.default_rng([self.run.fit.seed, position])
+        rng = self._chance(position)
         augment, targets = self._seen(frame, rng)
         cameras = camera_input(frame, self.run, augment, rng)
         return StudentExample(
             cameras, augment.boxes3d(frame.boxes), targets, self._depth(frame, cameras)
         )
 
+    def _chance(self, position: int) -> np.random.Generator:
+        return np.random.default_rng([self.run.fit.seed, position])
+
+    def _view(self, rng: np.random.Generator) -> int:
+        """Which of a frame's views an example has: the first thing drawn for it."""
+        views = self.cache.views if self.cache else 1
+        return int(rng.integers(views)) if views > 1 else 0
+
     def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
         """An augmentation, and the targets in it: a stored view, or the canonical one carried."""
         if self.cache is None:
             return self.run.bev_augment.draw(rng), FrameTargets()
         if self.cache.views > 1:
-            row = self.cache.row(frame.token, int(rng.integers(self.cache.views)))
+            row = self.cache.row(frame.token, self._view(rng))
             augment, carried = row.augment, BevAugment.identity()
         else:
             row = self.cache[frame.token]

@@ -57,7 +57,7 @@ class TeacherOutput:
         labels: Its most probable class there.
         answered: False where it has no box, and on padding.
         lists: What it says at positive anchors and of its own detections: by array name
-            (``anchors/box``, ``detections/score``), each frame's values.
+            (``anchors/box``, ``detections/quality``), each frame's values.
     """
 
     maps: Mapping[Target, Float[Tensor, "b _ h w"]]

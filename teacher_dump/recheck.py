@@ -32,7 +32,7 @@ class ArrayCheck:
         rows: Looked at.
         error: Largest :func:`store.encoding.largest_error` of the stored values from those of
             now, which is ``|stored - now| / max(1, |now|)`` where no ranges are stored; None where
-            the shapes differ.
+            the shapes differ or a value is not finite.
         bound: Largest that is accepted: the array's ``max_error`` and, for numbers that are not
             integers, the tolerance.
     """
@@ -154,9 +154,13 @@ def _error(spec: ArraySpec, stored: npt.NDArray[Any], now: npt.NDArray[Any]) -> 
         return None
     if spec.encoding:
         ranges = encode(now, spec.encoding, spec.channel_axis)[1]
-        return largest_error(now, stored, ranges, spec.channel_axis)
+        return _finite(largest_error(now, stored, ranges, spec.channel_axis))
     gap = np.abs(stored.astype(np.float64) - now.astype(np.float64))
-    if spec.name == "boxes/yaw":
+    if spec.name.endswith("/yaw"):
         # An angle next to a half turn may change its sign by rounding.
         gap = np.minimum(gap, np.abs(2 * math.pi - gap))
-    return float((gap / np.maximum(1.0, np.abs(now))).max(initial=0.0))
+    return _finite(float((gap / np.maximum(1.0, np.abs(now))).max(initial=0.0)))
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None

@@ -1,7 +1,7 @@
 """What a teacher says of frames, read at the planned places."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class _Reading:
     b: int
     boxes: Float[Tensor, "m 9"]
     cells: dict[Places, Int64[Tensor, " k"]]
+    maps: dict[Target, Float[Tensor, "c h w"]] = field(default_factory=dict)
 
     def array(self, spec: ArraySpec) -> npt.NDArray[Any]:
         """The array's values, places first.
@@ -105,6 +106,11 @@ class _Reading:
 
     def _map(self, target: Target) -> Float[Tensor, "c h w"]:
         """One of the teacher's maps, held against its own grid: cells are read by their index."""
+        if target not in self.maps:
+            self.maps[target] = self._fetched(target)
+        return self.maps[target]
+
+    def _fetched(self, target: Target) -> Float[Tensor, "c h w"]:
         if target not in self.output.maps:
             raise TeacherError(
                 f"the teacher gives no map {target!s}, which a method reads; it gives "
@@ -117,7 +123,8 @@ class _Reading:
                 f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, "
                 f"its info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
             )
-        return found[self.b].float().cpu()
+        # A copy: the teacher may use its tensor again for the next batch.
+        return found[self.b].to("cpu", torch.float32, copy=True)
 
     def _at_points(self, target: Target) -> Float[Tensor, "m 9 c"]:
         map_ = self._map(target)
@@ -136,7 +143,7 @@ class _Reading:
                 f"{sorted(self.output.lists)}: add it to TeacherOutput.lists, or dump for other "
                 "--methods"
             )
-        return self.output.lists[name][self.b].cpu().numpy()
+        return self.output.lists[name][self.b].to("cpu", copy=True).numpy()
 
 
 def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:

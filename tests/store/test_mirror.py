@@ -111,7 +111,7 @@ def test_in_a_mirror_of_two_windows_a_pass_fetches_each_shard_once(
     of = cache.shards(cache.tokens)
     assert of == [row // 16 for row in range(16 * 8)]
     assert open_cache(store).shards(cache.tokens) is None
-    blocks = Blocks(of, lambda rows: cache.fetch(cache.tokens[row] for row in rows))
+    blocks = Blocks(of, lambda rows: cache.fetch((cache.tokens[row], 0) for row in rows))
     for index, _ in StepSampler(len(cache), 2 * len(cache), 0, blocks):
         assert cache[cache.tokens[index]].token == cache.tokens[index]
     shards = [count for key, count in asked.items() if key.startswith("bev_high/c/")]

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from store import layout
-from store.errors import IncompleteStoreError, NotACacheError, UnknownTokenError
+from store.encoding import Encoding
+from store.errors import (
+    DamagedRowError,
+    IncompleteStoreError,
+    MissingTargetError,
+    NotACacheError,
+    UnknownTokenError,
+)
 from store.reader import Cache, open_cache
 from store.rows import CachedRow, RowValues
 from store.schema import Coverage
@@ -207,3 +215,27 @@ def test_the_summary_of_an_unfinished_store_measures_its_parts(tmp_path: Path):
     assert centre["raw_bytes_per_frame"] == (1 + 2 + 3) * 12 / 3
     with pytest.raises(NotACacheError, match="holds no store"):
         summary(tmp_path)
+
+
+def test_only_some_arrays_are_read(tmp_path: Path):
+    path = build(tmp_path / "store", 20, Coverage.DENSE, encoding=Encoding.UINT8)
+    whole = open_cache(path)
+    some = whole.only(["bev_low", "boxes/yaw"])
+    shutil.rmtree(path / "bev_high")
+    row = some["token-0003"]
+    assert set(row.arrays) == {"bev_low", "boxes/yaw"}
+    given = usual_values(whole.fingerprint, 3)
+    assert row.gt.values.equal(given.gt.values)
+    np.testing.assert_array_equal(row.arrays["boxes/yaw"], given.arrays["boxes/yaw"])
+    with pytest.raises(DamagedRowError, match="bev_high"):
+        whole["token-0003"]
+    with pytest.raises(MissingTargetError, match="bev_middle"):
+        whole.only(["bev_middle"])
+
+
+def test_a_row_knows_its_past(tmp_path: Path):
+    cache = open_cache(build(tmp_path / "store", 3))
+    row = cache.identity("token-0002")
+    past = cache.identities()[row.prev]
+    assert (past.token, row.next, past.timestamp_us) == ("token-0001", -1, 1_000_001)
+    np.testing.assert_array_equal(row.global_from_ego, identities(3)[2].global_from_ego)

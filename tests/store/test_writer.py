@@ -60,8 +60,8 @@ def third_row(**changes: Any) -> list[RowValues]:
         ({"boxes__yaw": np.zeros(2, np.float64)}, r"is float64, expected float32"),
         ({"boxes__label": np.zeros(2, np.int32)}, r"is int32, expected int64"),
         ({"surprise": np.zeros(2)}, r"unplanned arrays \['surprise'\]"),
-        ({"cells__index": np.full(6, 48, np.int32)}, r"names cell 48; the grid has cells 0 to 47"),
-        ({"cells__index": np.full(6, -1, np.int32)}, r"names cell -1"),
+        ({"cells__index": np.full(6, 48, np.int32)}, r"cells/index. holds 48, expected 0 to 47"),
+        ({"cells__index": np.full(6, -1, np.int32)}, r"cells/index. holds -1"),
         ({"cells__index": np.zeros((6, 1), np.int32)}, r"shape \(6, 1\), expected \(6,\)"),
         (
             {"cells__bev_low": np.full((6, 3), 1e5, np.float32)},
