@@ -1,6 +1,7 @@
 """Command line: a world, a teacher, its cache, students, official scores."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from commands import catalogue, sharing, steps
 from commands import recheck as rechecking
 from commands.demo import run_demo
 from commands.info import describe, tables
-from commands.progress import console
+from commands.progress import announce_room, console
 from commands.tables import class_table, paper_plans, scores_table
 from frames.errors import DataError
 from frames.nuscenes import NuScenesConfig
@@ -53,7 +54,15 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="The run's TOML.")]
-OutDir = Annotated[Path, typer.Option(help="Folder for the result.")]
+
+
+def _folder(out: Path) -> Path:
+    if re.match(r"[a-z0-9]+:/|team:", str(out)):
+        raise typer.BadParameter(f"expected a folder, found {out}; bevcache copy takes it to a URL")
+    return out
+
+
+OutDir = Annotated[Path, typer.Option(callback=_folder, help="Folder for the result.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of the TOML's.")]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
@@ -126,7 +135,7 @@ def dump_teacher(
     ] = 1,
     encoding: Annotated[
         Encoding | None,
-        typer.Option(help="Of features; uint8, float8, bfloat16 are lossy within a bound."),
+        typer.Option(help="Of features, not logits; uint8, float8, bfloat16 are lossy in a bound."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows the teacher sees at once.")] = 4,
     data_root: DataRoot = None,
@@ -143,7 +152,10 @@ def dump_teacher(
 ) -> None:
     """Run a teacher once over the data of a STUDENT's TOML and write its cache to OUT."""
     run = load_config(config, StudentRun, data__root=data_root)
-    run = run.model_copy(update={"method": _method("+".join(methods.split(",")))})
+    names = [name.strip() for name in methods.split(",")]
+    if "none" in names:
+        raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
+    run = run.model_copy(update={"method": _method("+".join(names))})
     elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
     here = torch.device("cpu") if elsewhere else _device(device)
     model = load_teacher(teacher, checkpoint, here)
@@ -151,9 +163,8 @@ def dump_teacher(
         model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
     )
     if dry_run:
-        steps.announce_room(out)
-        if elsewhere is None:
-            steps.announce_time(model, planned, batch_size, range(len(planned.plan.rows)))
+        announce_room(out, planned.plan.total)
+        steps.announce_time(model, planned, batch_size, range(len(planned.plan.rows)))
     else:
         steps.dump_teacher(
             model, planned, out, batch_size=batch_size, resume=resume, workers=elsewhere
@@ -348,7 +359,7 @@ def main() -> None:
         app(standalone_mode=True)
     except USER_ERRORS as error:
         errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        errors.print(f"error: {printable(str(error))}")
+        errors.print(f"error: {printable(str(error), keep=chr(10))}")
         sys.exit(1)
     except RunInterruptedError as interruption:
         console.print(str(interruption))

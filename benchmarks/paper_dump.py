@@ -179,7 +179,7 @@ def _rows(
     cache = open_cache(path)
     for token in cache.tokens:
         cache[token]
-    sizes = {row.array: row.bytes_per_frame for row in plan.sizes}
+    sizes = {row.array: row.bytes_per_row for row in plan.sizes}
     totals = np.zeros(3)
     for name, raw in sizes.items():
         chunks = [f.read_bytes() for f in (path / name / "c").rglob("*") if f.is_file()]

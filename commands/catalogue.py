@@ -9,6 +9,8 @@ from commands.progress import console
 from commands.tables import human_bytes
 from store.catalogue import Catalogue, Listing, read_catalogue, resolve
 from store.catalogue_file import PREFIX, catalogue_file
+from store.errors import CatalogueError
+from store.remote import is_url
 from store.verify import finished_store
 
 
@@ -21,14 +23,16 @@ def catalogue_table() -> Table:
     """The catalogue for people: a row a store."""
     file = catalogue_file()
     table = Table(title=file.name, show_lines=True)
-    for column in ("name", "teacher", "data", "rows", "size", "manifest", "description", "licence"):
-        table.add_column(column, justify="right" if column in ("rows", "size") else "left")
-    table.add_column("added, location")
+    table.add_column("name", overflow="fold", min_width=20)
+    for column in ("teacher, data, size", "description, licence", "added, location, manifest"):
+        table.add_column(column, overflow="fold")
     for name, store in sorted(read_catalogue(file).stores.items()):
+        size = f"{store.rows:,} rows, {human_bytes(store.bytes)}"
         cells = (
-            *(f"{PREFIX}{name}", store.teacher, f"{store.dataset} {store.split}"),
-            *(f"{store.rows:,}", human_bytes(store.bytes), store.manifest_hash[:12]),
-            *(store.description, store.licence, f"{store.added}, {store.location}"),
+            f"{PREFIX}{name}",
+            f"{store.teacher}\n{store.dataset} {store.split}\n{size}",
+            f"{store.description}\n{store.licence}",
+            f"{store.added}\n{store.location}\n{store.manifest_hash[:12]}",
         )
         # Text: brackets in what others wrote are no markup.
         table.add_row(*map(Text, cells))
@@ -42,6 +46,11 @@ def add_store(
     file = catalogue_file()
     _, manifest = finished_store(place)
     location = file.relative(resolve(place).location)
+    if is_url(file.name) and not is_url(location):
+        raise CatalogueError(
+            f"{file.name} is for a team, and {location} is a folder of this machine: copy the "
+            "store to a URL that all can read, and list that"
+        )
     listing = Listing.of(manifest, location, description, licence)
 
     def edit(found: bytes | None) -> bytes:

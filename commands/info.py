@@ -11,7 +11,7 @@ from rich.text import Text
 from commands.tables import human_bytes
 from runs.checkpoint import load_checkpoint
 from store.catalogue_file import PREFIX
-from store.errors import printable
+from store.errors import NotACacheError, printable
 from store.remote import is_url
 from store.summary import summary
 
@@ -25,6 +25,8 @@ def describe(place: str) -> dict[str, Any]:
     """
     if is_url(place) or place.startswith(PREFIX) or Path(place).is_dir():
         return summary(place)
+    if not Path(place).exists():
+        raise NotACacheError(f"there is no {place}: expected a cache or a checkpoint")
     checkpoint = load_checkpoint(Path(place))
     return {
         "kind": checkpoint.kind,
@@ -70,6 +72,9 @@ def _of_store(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _facts_table(facts: dict[str, Any]) -> Table:
     table = Table(show_header=False)
+    table.add_column()
+    # Whole hashes, to be copied.
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         text = value if isinstance(value, str) else pretty_repr(value, max_width=80)
         # Text: brackets in a store of others are no markup.

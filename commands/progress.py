@@ -1,7 +1,9 @@
 """One look for everything that takes long."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -13,8 +15,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from commands.tables import human_bytes
+
 # Paths and names are no markup.
 console = Console(markup=False)
+
+
+def announce_room(out: Path, needed: int) -> None:
+    """Print what is free where a store will be, and whether that may be too little.
+
+    Args:
+        out: Folder of the store; it need not exist.
+        needed: Bytes of the store before compression.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    console.print(f"{human_bytes(free)} are free on the disk of {out}")
+    if free < needed:
+        console.print(
+            f"WARNING: that is less than the {human_bytes(needed)} of the plan; unless compression "
+            "makes up for it, the disk will be full before the end (what is committed stays)"
+        )
 
 
 @contextmanager

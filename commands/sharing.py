@@ -1,9 +1,8 @@
 """Copying, merging and checking caches, with progress."""
 
-import shutil
 from collections.abc import Sequence
 
-from commands.progress import console, progress_bar
+from commands.progress import announce_room, console, progress_bar
 from commands.tables import human_bytes
 from runs.fit import RunInterruptedError
 from store.copy import copy_store
@@ -19,18 +18,31 @@ def verify_store(store: str) -> list[str]:
     _, manifest = finished_store(store)
     with progress_bar(f"verify · {store}", len(manifest.files)) as advance:
         faults = verify(store, on_file=lambda _bytes: advance(1))
-    state = f"{len(faults)} faults" if faults else "whole"
+    state = f"faults in {len(faults)}" if faults else "whole"
     console.print(f"{store}: {state}; {_describe(manifest)}")
     return faults
 
 
 def copy(source: str, destination: str) -> None:
-    """Copy a store, saying beforehand what it weighs."""
+    """Copy a store, saying beforehand what it weighs.
+
+    Raises:
+        CacheError: A location cannot be read or written.
+        RunInterruptedError: Ctrl-C; what has arrived stays.
+    """
+    place = locate(destination)
     _, manifest = finished_store(source)
     console.print(f"{source}: {_describe(manifest)}")
-    with progress_bar(f"copy · {destination}", len(manifest.files)) as advance:
-        copy_store(source, destination, on_file=lambda _bytes: advance(1))
-    console.print(f"copied to {destination}; every file was read back")
+    if isinstance(place, LocalFolder):
+        announce_room(place.path, manifest.size)
+    try:
+        with progress_bar(f"copy · {destination}", len(manifest.files)) as advance:
+            copy_store(source, destination, on_file=lambda _bytes: advance(1))
+    except KeyboardInterrupt:
+        raise RunInterruptedError(
+            f"interrupted; what {destination} has stays: the same command goes on"
+        ) from None
+    console.print(f"{destination} holds all of it; every file there was read and compared")
 
 
 def merge(sources: Sequence[str], out: str) -> None:
@@ -46,12 +58,11 @@ def merge(sources: Sequence[str], out: str) -> None:
     if not isinstance(place, LocalFolder):
         raise StoreWriteError(f"merge writes to a folder, found {out}: copy the result there")
     planned = plan_merge(sources)
-    there = next(path for path in (place.path, *place.path.absolute().parents) if path.exists())
     console.print(
         f"merging the {planned.kind} of {len(sources)} stores into {out}: {len(planned.rows)} rows "
-        f"of {len(planned.fingerprint.arrays)} arrays, about {human_bytes(planned.size)}; "
-        f"{human_bytes(shutil.disk_usage(there).free)} are free there"
+        f"of {len(planned.fingerprint.arrays)} arrays, about {human_bytes(planned.size)}"
     )
+    announce_room(place.path, planned.size)
     try:
         with progress_bar(f"merge · {out}", len(planned.rows)) as advance:
             planned.write(place.path, advance)

@@ -1,6 +1,5 @@
 """The steps of the main job, each with its progress on the console."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from commands.progress import console, progress_bar
+from commands.progress import announce_room, console, progress_bar
 from commands.tables import human_bytes, human_time, plan_table
 from frames.augment import BevAugmentConfig
 from frames.frame import Frame
@@ -24,8 +23,9 @@ from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from runs.fit import RunInterruptedError
 from store.encoding import Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
+from store.manifest import Manifest
 from store.reader import open_cache
-from store.schema import Augmentation, Coverage, DrawnViews
+from store.schema import Augmentation, Coverage, DrawnViews, differences
 from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.data import check_cameras
@@ -80,17 +80,27 @@ def plan_teacher_dump(
     changes = {"sweeps": teacher.info.sweeps, "root": run.data.root.absolute()}
     data = run.data.model_copy(update=changes)
     frames = read_frames(data, limit)
+    _check_grid(teacher, run)
     options = DumpOptions(
         coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
     )
     plan = plan_dump(teacher, frames, data, needs_of(run), options)
     console.print(plan_table(plan.sizes))
-    total = sum(row.total for row in plan.sizes)
     console.print(
         f"{len(plan.rows)} rows ({len(frames)} frames of {data.split} x {views} views): "
-        f"about {human_bytes(total)} before compression"
+        f"about {human_bytes(plan.total)} before compression"
     )
     return PlannedDump(frames, plan)
+
+
+def _check_grid(teacher: Teacher, run: StudentRun) -> None:
+    found, expected = teacher.info.shapes.grid, run.student.grid
+    lines = differences(found.model_dump(mode="json"), expected.model_dump(mode="json"), "grid")
+    if different := list(lines):
+        raise PlanError(
+            f"the teacher's grid is not that of the run's student ({'; '.join(different)}), so no "
+            "student of it could read the cache: change student.grid, or bring another teacher"
+        )
 
 
 def _augmentation(run: StudentRun, views: int) -> Augmentation:
@@ -102,12 +112,6 @@ def _augmentation(run: StudentRun, views: int) -> Augmentation:
             "the TOML a table [bev_augment], or leave --views out"
         )
     return DrawnViews(views=views, ranges=run.bev_augment, seed=run.fit.seed)
-
-
-def announce_room(out: Path) -> None:
-    """Print what is free where the store will be; its folder need not exist."""
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    console.print(f"{human_bytes(shutil.disk_usage(there).free)} are free on the disk of {out}")
 
 
 def announce_time(
@@ -129,8 +133,8 @@ def announce_time(
     spent = [_seconds(teacher, planned, batch) / len(batch) for batch in batches if batch]
     if spent:
         console.print(
-            f"about {human_time(spent[-1] * len(rows))} for {len(rows)} rows, without writing: the "
-            f"teacher took {spent[-1]:.3f} s a row, measured by running it on "
+            f"about {human_time(spent[-1] * len(rows))} for {len(rows)} rows, without writing, in "
+            f"one process: the teacher took {spent[-1]:.3f} s a row, measured by running it on "
             f"{min(len(rows), 2 * batch_size)} of these rows"
         )
 
@@ -180,7 +184,7 @@ def dump_teacher(
         check_point_files(planned.frames)
     plan = planned.plan
     writer = StoreWriter.open(out, plan.fingerprint, plan.rows, resume=resume)
-    announce_room(out)
+    announce_room(out, planned.plan.total)
     try:
         if workers is None:
             left = [row for part in writer.pending_parts for row in part]
@@ -253,8 +257,8 @@ def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
 
 
 def stored_bytes(store: Path) -> int:
-    """Bytes of a store on disk."""
-    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    """Bytes of a finished store on disk, its manifest not counted."""
+    return Manifest.load(store).size
 
 
 @dataclass(frozen=True, slots=True)

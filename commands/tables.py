@@ -21,18 +21,18 @@ METRICS = {
 def plan_table(sizes: Sequence[EstimateRow]) -> Table:
     """What a dump will write, before compression."""
     table = Table(title="planned arrays (before compression)")
-    for column in ("array", "shape", "dtype"):
+    for column in ("array", "shape", "stored as"):
         table.add_column(column)
-    table.add_column("bytes / row", justify="right")
-    table.add_column("total", justify="right")
+    for column in ("max error", "bytes / row", "total"):
+        table.add_column(column, justify="right")
     for row in sizes:
-        table.add_row(
-            row.array, row.shape, row.dtype, f"{row.bytes_per_frame:,.0f}", human_bytes(row.total)
-        )
+        error = f"{row.max_error:.2g}" if row.max_error else "lossless"
+        size = f"{row.bytes_per_row:,.0f}", human_bytes(row.total)
+        table.add_row(row.array, row.shape, row.dtype, error, *size)
     total = sum(row.total for row in sizes)
-    per_frame = sum(row.bytes_per_frame for row in sizes)
+    per_row = sum(row.bytes_per_row for row in sizes)
     table.add_section()
-    table.add_row("all", "", "", f"{per_frame:,.0f}", human_bytes(total))
+    table.add_row("all", "", "", "", f"{per_row:,.0f}", human_bytes(total))
     return table
 
 
@@ -45,10 +45,10 @@ def paper_plans() -> str:
     for paper in PAPERS:
         lines += [
             f"| {paper.method} | {row.array} | {row.shape} | {row.dtype} "
-            f"| {row.bytes_per_frame:,.0f} | {human_bytes(row.total)} |"
+            f"| {row.bytes_per_row:,.0f} | {human_bytes(row.total)} |"
             for row in paper.plan
         ]
-        kept = sum(row.bytes_per_frame for row in paper.plan)
+        kept = sum(row.bytes_per_row for row in paper.plan)
         half, full = (paper.dense_bytes(dtype) for dtype in ("float16", "float32"))
         frames = f"{paper.frames:,} frames of {paper.dataset}"
         dense = f"whole maps: {half:,} in float16, {full:,} in float32"

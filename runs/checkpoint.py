@@ -96,10 +96,13 @@ def load_safely(path: Path) -> Any:
         ) from None
 
 
-def is_finished(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a run of this very resolved config has already left its checkpoint there.
+def is_finished(path: Path, config: dict[str, Any], **notes: Any) -> bool:
+    """Whether a run of this resolved config, and with these notes, has left its checkpoint there.
 
     Raises:
         CheckpointError: There is a file, but it is damaged.
     """
-    return path.is_file() and load_checkpoint(path).config == config
+    if not path.is_file():
+        return False
+    found = load_checkpoint(path)
+    return found.config == config and notes.items() <= found.notes.items()

@@ -1,4 +1,4 @@
-"""The folder of a training run: it belongs to one resolved config."""
+"""The folder of a training run: it belongs to one resolved config and one cache."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,13 @@ def claim_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
             raise ConfigError(
                 f"{folder} holds a run already: continue it with --resume, or name another folder"
             )
-        if _without_place(json.loads(record.read_text())) != _without_place(config):
+        begun = json.loads(record.read_text())
+        if begun.get("cache") != config.get("cache"):
+            raise ConfigError(
+                f"{folder} was begun with the cache of manifest {begun.get('cache')}, found "
+                f"{config.get('cache')}: give that --store, or name another folder"
+            )
+        if _without_place(begun) != _without_place(config):
             raise ConfigError(
                 f"{folder} was begun with another config ({record}): name another folder, or "
                 "remove that one"

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from store.catalogue_file import PREFIX, VARIABLE, CatalogueFile, catalogue_file
-from store.errors import CatalogueError, RemoteError, printable
+from store.errors import CatalogueError, RemoteError, explained
 from store.manifest import MAX_ROWS, Manifest
 from store.remote import Remote, is_url
 from store.schema import Sha256
@@ -99,7 +99,7 @@ class Listing(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise CatalogueError(f"this store cannot be listed: {_explained(error)}") from error
+            raise CatalogueError(f"this store cannot be listed: {explained(error)}") from error
 
 
 class Catalogue(BaseModel):
@@ -133,7 +133,7 @@ class Catalogue(BaseModel):
             json.loads(data, object_pairs_hook=_no_key_twice)
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:
-            reason = _explained(error)
+            reason = explained(error)
         except (ValueError, RecursionError) as error:
             reason = str(error)
         raise CatalogueError(f"{name} is no catalogue: {reason}")
@@ -158,7 +158,7 @@ class Catalogue(BaseModel):
             return Catalogue.model_validate({"stores": stores | {name: listing.model_dump()}})
         except ValidationError as error:
             raise CatalogueError(
-                f"{name!r} cannot be listed: {_explained(error)}. A name is of a-z, 0-9, "
+                f"{name!r} cannot be listed: {explained(error)}. A name is of a-z, 0-9, "
                 "'.' and '-', at most 64 characters, and begins with a letter or digit"
             ) from error
 
@@ -255,12 +255,3 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         raise ValueError(f"{sorted(twice)[:5]} come twice in one object")
     return document
-
-
-def _explained(error: ValidationError) -> str:
-    # Inputs are not repeated: a location may hold a password.
-    lines = [
-        f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
-        for line in error.errors(include_url=False, include_input=False)
-    ]
-    return printable("; ".join(lines[:5]))

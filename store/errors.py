@@ -3,10 +3,26 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import ValidationError
 
-def printable(text: str) -> str:
-    """The text without what a console would obey: names in a stranger's store may hold anything."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+def printable(text: str, keep: str = "") -> str:
+    """The text without what a console would obey: names in a stranger's store may hold anything.
+
+    Args:
+        text: From a store or an error.
+        keep: Characters to leave, such as line ends.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def explained(error: ValidationError) -> str:
+    """What is wrong with a document, in a line; its values are not repeated, they may be secret."""
+    lines = [
+        f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
+        for line in error.errors(include_url=False, include_input=False)
+    ]
+    return printable("; ".join(lines[:5]))[:1000]
 
 
 class CacheError(Exception):

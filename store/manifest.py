@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from store.errors import DamagedStoreError, UnsafeStoreError
+from store.errors import DamagedStoreError, UnsafeStoreError, explained
 from store.files import HASH_KEY, FileEntry, parse_sealed_json, read_bounded, sealed_json
 from store.layout import (
     MANIFEST,
@@ -111,8 +111,8 @@ class Manifest(BaseModel):
         try:
             # Of JSON, strict: no number in quotes, no 20.0 for 20.
             manifest = cls.model_validate_json(json.dumps(document), strict=True)
-        except ValueError as error:
-            raise DamagedStoreError(f"{name} is not a manifest: {error!s:.500}") from error
+        except ValidationError as error:
+            raise DamagedStoreError(f"{name} is not a manifest: {explained(error)}") from error
         if odd_kinds := manifest.counts.places.keys() ^ set(ragged_places(manifest.fingerprint)):
             raise UnsafeStoreError(
                 f"{name}: counts of {sorted(odd_kinds)} are not those of the fingerprint's arrays"

@@ -144,12 +144,21 @@ def plan_arrays(
         if places in asked
     ]
     if encoding is not None:
+        if not any(_is_feature(spec) for spec in specs):
+            raise PlanError(
+                f"encoding {encoding} is of features, and of those nothing is stored "
+                f"({sorted(spec.name for spec in specs)}): leave it out"
+            )
         specs = [part for spec in specs for part in _packed(spec, encoding)]
     return tuple(specs)
 
 
+def _is_feature(spec: ArraySpec) -> bool:
+    return spec.name.split("/")[-1] in FEATURES
+
+
 def _packed(spec: ArraySpec, encoding: Encoding) -> list[ArraySpec]:
-    if spec.name.split("/")[-1] not in FEATURES:
+    if not _is_feature(spec):
         return [spec]
     changes = {
         "dtype": encoding.payload_dtype,
@@ -271,15 +280,17 @@ class EstimateRow:
     Attributes:
         array: Name.
         shape: Of one value, with its leading places: ``cells x 128``.
-        dtype: Stored number type.
-        bytes_per_frame: Mean.
+        dtype: Stored number type, or its encoding.
+        max_error: Bound of the array's error; 0 is lossless.
+        bytes_per_row: Mean.
         total: Bytes of the whole dump.
     """
 
     array: str
     shape: str
     dtype: str
-    bytes_per_frame: float
+    max_error: float
+    bytes_per_row: float
     total: int
 
 
@@ -297,8 +308,9 @@ def estimate(specs: Sequence[ArraySpec], lengths: Mapping[Places, int]) -> list[
         EstimateRow(
             array=spec.name,
             shape=" x ".join([str(spec.places.counted_as), *map(str, spec.shape)]),
-            dtype=spec.dtype,
-            bytes_per_frame=counts.get(spec.places, 0) * spec.value_bytes / rows,
+            dtype=spec.encoding or spec.dtype,
+            max_error=spec.max_error,
+            bytes_per_row=counts.get(spec.places, 0) * spec.value_bytes / rows,
             total=counts.get(spec.places, 0) * spec.value_bytes,
         )
         for spec in (*specs, GT_VALUES, GT_LABELS)

@@ -1,11 +1,12 @@
 """Whole files behind a URL: s3, gs, az, http(s). The only place with obstore.
 
-Credentials come from where each service's own tools look (environment, instance metadata); a URL
-that carries one is refused, because URLs are printed and stored.
+Credentials come from the environment, from AWS profiles where boto3 is installed, or from the
+instance's metadata; a URL that carries one is refused, because URLs are printed and stored.
 """
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -148,6 +149,7 @@ class Remote:
         if self._handle is None:
             self._handle = from_url(
                 self.name,
+                **_profile(self.name),
                 client_options={
                     "allow_http": self.name.startswith("http://") or _plain_http_allowed(),
                     "connect_timeout": CONNECT_TIMEOUT,
@@ -166,6 +168,19 @@ class Remote:
         # What follows the first line is the client's own debug dump.
         reason = str(error).strip().split("\n", 1)[0]
         return RemoteError(f"cannot {doing} {self.name}/{key}: {reason}")
+
+
+def _profile(url: str) -> dict[str, Any]:
+    """A provider of what the user's AWS profile says, which obstore itself does not read."""
+    if not url.startswith("s3://") or "AWS_ACCESS_KEY_ID" in os.environ or not find_spec("boto3"):
+        return {}
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session()
+    # Without a profile boto3 would ask the instance's metadata, as obstore does by itself.
+    known = session.available_profiles and session.get_credentials()
+    return {"credential_provider": Boto3CredentialProvider(session)} if known else {}
 
 
 def _plain_http_allowed() -> bool:

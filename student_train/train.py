@@ -126,7 +126,8 @@ def train_student(
         The checkpoint's path.
     """
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
-    if resume and is_finished(path, config):
+    read = {"cache": cache.manifest_hash if cache else None}
+    if resume and is_finished(path, config, **read):
         return path
     frames = read_frames(run.data)
     check_cameras(frames, run.data.cameras)
@@ -144,12 +145,11 @@ def train_student(
             needs=needs,
         )
         require_views(cache, run.bev_augment)
-    claim_folder(out_dir, config, resume=resume)
+    claim_folder(out_dir, config | read, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)
-    notes = {"frames": len(frames), "cache": cache.manifest_hash if cache else None}
-    save_checkpoint(path, "student", config, training.network, notes)
+    save_checkpoint(path, "student", config, training.network, {"frames": len(frames), **read})
     return path

@@ -55,6 +55,11 @@ class DumpPlan:
     rows: list[RowIdentity]
     sizes: list[EstimateRow]
 
+    @property
+    def total(self) -> int:
+        """Bytes of all arrays before compression."""
+        return sum(row.total for row in self.sizes)
+
 
 def plan_dump(
     teacher: Teacher,

@@ -6,6 +6,7 @@ to the cache as it comes: metres, radians, logits before any sigmoid, in the fra
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,13 @@ def load_teacher(factory: str, checkpoint: Path | None, device: torch.device) ->
         raise TeacherError(f"--teacher {factory!r}: {module_name} has no {name!r}") from None
     if not callable(make):
         raise TeacherError(f"--teacher {factory!r} is a {type(make).__name__}, not a function")
+    try:
+        inspect.signature(make).bind(checkpoint, device)
+    except (TypeError, ValueError) as error:
+        raise TeacherError(
+            f"--teacher {factory!r}: expected a function of a checkpoint's path and a device "
+            f"({error})"
+        ) from error
     teacher = make(checkpoint, device)
     if not isinstance(teacher, Teacher) or not isinstance(teacher.info, TeacherInfo):
         raise TeacherError(

@@ -69,25 +69,26 @@ def draw_rows(
 
     Args:
         cache: The store.
-        frames: Of its data set and split; more than it holds do no harm.
+        frames: Of its data set; rows of other frames are not drawn, as a merged store may have
+            some of another split.
         count: So many rows, or all if there are fewer.
         seed: Of the choice.
 
     Raises:
-        DataError: The data set has no frame of a chosen row.
+        DataError: The data set has none of the store's frames.
     """
-    total = len(cache) * cache.views
-    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     by_token = {frame.token: frame for frame in frames}
-    drawn = [(cache.tokens[row // cache.views], int(row % cache.views)) for row in sorted(chosen)]
-    absent = [token for token, _ in drawn if token not in by_token]
-    if absent:
+    tokens = [token for token in cache.tokens if token in by_token]
+    if not tokens:
         made_for = cache.fingerprint.dataset
         raise DataError(
-            f"frame {absent[0]} of {cache.name} is not in the data set given; the store was dumped "
-            f"from {made_for.name} {made_for.version}, split {made_for.split}: choose that one"
+            f"none of the {len(cache)} frames of {cache.name} is in the data set given; the store "
+            f"was dumped from {made_for.name} {made_for.version}, split {made_for.split}"
         )
-    return [(by_token[token], view) for token, view in drawn]
+    total = len(tokens) * cache.views
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    drawn = [divmod(int(row), cache.views) for row in sorted(chosen)]
+    return [(by_token[tokens[frame]], view) for frame, view in drawn]
 
 
 def recheck(

@@ -234,6 +234,42 @@ def test_bad_places(run: Run, done: Path, world: Path, tmp_path: Path):
     cut.write_bytes((done / "teacher" / "teacher.pt").read_bytes()[:5000])
     code, text = run("dump-teacher", student, "--checkpoint", cut, *out)
     assert (code, "truncated" in text) == (1, True)
+    code, text = run("info", tmp_path / "nowhere")
+    assert (code, "there is no" in text) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "s3://team/store"), "expected a folder"),
+        (("--out", "team:store"), "expected a folder"),
+        (("--methods", "none"), "it reads nothing of a teacher"),
+        (("--methods", "xgd", "--encoding", "uint8"), "encoding uint8 is of features"),
+        (("--teacher", "json:loads"), "expected a function of a checkpoint's path and a device"),
+    ],
+)
+def test_bad_dumps(
+    run: Run, done: Path, world: Path, tmp_path: Path, options: tuple[str, ...], message: str
+):
+    code, text = run(
+        *("dump-teacher", write_student_toml(tmp_path, world), "--out", tmp_path / "store"),
+        *("--checkpoint", done / "teacher" / "teacher.pt", "--device", "cpu", *options),
+    )
+    assert code != 0
+    assert message in text
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_teacher_on_another_grid_is_refused_before_it_runs(
+    run: Run, done: Path, world: Path, tmp_path: Path
+):
+    path = write_student_toml(tmp_path, world)
+    path.write_text(path.read_text().replace("cell_size = 4.8", "cell_size = 2.4"))
+    code, text = run(
+        *("dump-teacher", path, "--checkpoint", done / "teacher" / "teacher.pt"),
+        *("--out", tmp_path / "store", "--device", "cpu"),
+    )
+    assert (code, "grid.cell_size: found 4.8, expected 2.4" in text) == (1, True)
 
 
 def test_a_corrupted_store_is_noticed(run: Run, done: Path, world: Path, tmp_path: Path):
@@ -269,7 +305,7 @@ def test_another_teachers_store_is_not_continued(run: Run, done: Path, world: Pa
 def test_copy_and_verify(run: Run, done: Path, tmp_path: Path):
     code, text = run("copy", done / "foreground", tmp_path / "copy")
     assert code == 0, text
-    assert "every file was read back" in text
+    assert "every file there was read and compared" in text
     code, text = run("verify", tmp_path / "copy")
     assert (code, "whole" in text) == (0, True), text
     (tmp_path / "copy" / "gt/values/c/0/0").write_bytes(b"short")

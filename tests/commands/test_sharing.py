@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from commands import sharing
 from commands.tables import human_bytes
+from store.files import read_sealed_json, sealed_json
 from store.merge import Merge, plan_merge
 from store.reader import open_cache
 from store.schema import Coverage
@@ -87,8 +89,8 @@ def test_merge_says_what_it_will_weigh_and_goes_on_after_ctrl_c(
     assert code == 130
     assert "merging the rows of 2 stores" in text
     weight = human_bytes(plan_merge([team, more]).size)
-    assert f"20 rows of 11 arrays, about {weight}; " in text
-    assert "are free there" in text
+    assert f"20 rows of 11 arrays, about {weight}" in text
+    assert "are free on the disk of" in text
     assert "the same command goes on" in text
     monkeypatch.setattr(Merge, "write", write)
     assert "sealed" in succeed("merge", team, more, tmp_path / "merged")
@@ -104,3 +106,37 @@ def test_merge_is_refused_with_every_mismatch(team: Path, tmp_path: Path):
     assert (code, "at least two caches" in text) == (2, True)
     assert not (tmp_path / "merged").exists()
     assert sharing.verify_store(str(team)) == []
+
+
+def test_a_password_in_a_url_is_never_printed(team: Path):
+    for command_line in (
+        ("copy", team, "s3://user:pw1@team/x"),
+        ("verify", "s3://user:pw1@team/x"),
+    ):
+        code, text = command(*command_line)
+        assert (code, "carries a user" in text, "pw1" in text) == (1, True, False)
+
+
+def test_what_is_for_a_team_lies_where_all_can_read_it(team: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BEVCACHE_CATALOGUE", "s3://team/catalogue.json")
+    code, text = add("toy-v1", team)
+    assert (code, "is a folder of this machine: copy the store to a URL" in text) == (1, True)
+
+
+def test_names_and_terminals_are_safe_from_a_strangers_store(team: Path):
+    document = read_sealed_json(team / "manifest.json")
+    del document["sha256"]
+    document["fingerprint"]["teacher"]["name"] = "\x1b[31mred"
+    (team / "manifest.json").write_bytes(sealed_json(document))
+    shown = succeed("info", team)
+    assert ("\x1b" in shown, "\\x1b[31mred" in shown) == (False, True)
+
+
+def test_a_disk_that_may_be_too_small_is_told(
+    team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10))
+    text = succeed("copy", team, tmp_path / "copy")
+    assert "10 B are free" in text
+    assert "WARNING: that is less than the" in text

@@ -24,3 +24,10 @@ def test_the_data_may_move(tmp_path: Path):
     other = CONFIG | {"data": {"root": "here", "split": "val"}}
     with pytest.raises(ConfigError, match="begun with another config"):
         claim_folder(tmp_path / "run", other, resume=True)
+
+
+def test_a_run_goes_on_with_the_cache_it_was_begun_with(tmp_path: Path):
+    claim_folder(tmp_path / "run", CONFIG | {"cache": "a" * 64}, resume=False)
+    claim_folder(tmp_path / "run", CONFIG | {"cache": "a" * 64}, resume=True)
+    with pytest.raises(ConfigError, match=r"begun with the cache of manifest aaa.*, found bbb"):
+        claim_folder(tmp_path / "run", CONFIG | {"cache": "b" * 64}, resume=True)

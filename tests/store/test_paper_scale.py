@@ -11,7 +11,7 @@ PAPER = {paper.method: paper for paper in PAPERS}
 
 
 def bytes_of(method: str) -> dict[str, float]:
-    return {row.array: row.bytes_per_frame for row in PAPER[method].plan}
+    return {row.array: row.bytes_per_row for row in PAPER[method].plan}
 
 
 def test_unidistills_whole_maps_weigh_55_and_109_megabytes():

@@ -76,7 +76,7 @@ def test_every_plan_serves_its_needs():
 def test_the_estimate_counts_places():
     specs = plan_arrays([CELLS, Need(Target.BEV_LOW, Places.MAP)], Coverage.FOREGROUND, SHAPES)
     table = {
-        row.array: (row.shape, row.bytes_per_frame, row.total)
+        row.array: (row.shape, row.bytes_per_row, row.total)
         for row in estimate(specs, {Places.ROWS: 10, Places.BOXES: 25, Places.CELLS: 100})
     }
     assert table == {

@@ -194,6 +194,18 @@ def test_a_url_that_cannot_be_used_is_refused_and_its_secret_not_repeated(url: s
     assert "secret" not in str(refused.value)
 
 
+def test_an_aws_profile_is_read(
+    bucket: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy_store(store, f"{bucket}/store")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = me\naws_secret_access_key = mine\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    assert open_cache(f"{bucket}/store").manifest_hash == open_cache(store).manifest_hash
+
+
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_does_not_exist_is_an_error_without_credentials():
     with pytest.raises((RemoteError, NotACacheError), match="nowhere-at-all") as refused:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
@@ -15,6 +16,7 @@ from frames.nuscenes import read_frames
 from store.encoding import Encoding
 from store.errors import FingerprintError
 from store.reader import Cache, open_cache
+from store.schema import Target
 from teacher_dump.protocol import TeacherOutput
 from teacher_dump.recheck import draw_rows, recheck, require_teacher
 from teacher_dump.teachers import CenterPointTeacher
@@ -103,6 +105,29 @@ def test_the_stored_augmentation_is_the_one_that_is_run(
     failed = {check.array for check in recheck(teacher, cache, rows) if not check.passed}
     assert {"cells/bev_high", "boxes/centre", "boxes/score"} <= failed
     assert not failed & {"gt/values", "gt/labels", "cells/index"}
+
+
+def test_a_teacher_that_says_nan_now_does_not_pass(
+    cache: Cache, teacher: CenterPointTeacher, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+):
+    answer, asked = CenterPointTeacher.__call__, []
+
+    def broken_later(
+        self: CenterPointTeacher,
+        frames: Sequence[Frame],
+        boxes: BoxBatch,
+        augments: Sequence[BevAugment],
+    ) -> TeacherOutput:
+        asked.append(frames)
+        output = answer(self, frames, boxes, augments)
+        if len(asked) > 1:
+            output.maps[Target.BEV_HIGH].fill_(torch.nan)
+        return output
+
+    monkeypatch.setattr(CenterPointTeacher, "__call__", broken_later)
+    checks = recheck(teacher, cache, draw_rows(cache, frames, 2, seed=0))
+    found = {check.array: (check.error, check.passed) for check in checks}
+    assert found["cells/bev_high"] == (None, False)
 
 
 def test_a_store_that_is_not_the_teachers_word_ends_in_exit_code_1(
