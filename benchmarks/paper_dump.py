@@ -1,6 +1,6 @@
 """A real dump of UniDistill's needs at the paper's size: bytes a frame, foreground against dense.
 
-    python benchmarks/paper_dump.py --frames 64 --dense-frames 16
+    python -m benchmarks.paper_dump --frames 64 --dense-frames 16
 
 The tensors are random but realistic: a random convolutional network over rasterised boxes, with a
 ReLU, so that they are smooth in space and largely zero, as a trained teacher's are. Their values go
