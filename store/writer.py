@@ -7,7 +7,6 @@ Several processes may write parts of one store, even the same part: they take tu
 to commit a part decides it.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from store.errors import (
     StoreExistsError,
     StoreWriteError,
 )
-from store.files import FileEntry, only_one, publish, sync_folder
+from store.files import TEMPORARY, FileEntry, only_one, publish, sync_folder
 from store.layout import (
     MANIFEST,
     PARTS,
@@ -46,6 +45,8 @@ from store.sealed import SealedRows
 from store.source import LocalSource
 from store.values import checked_row, digest
 
+# Held by whoever begins or seals the store.
+LOCK = "dump.lock"
 Progress = Callable[[int, int], None]
 
 
@@ -92,13 +93,13 @@ class StoreWriter:
         if token_hash(tokens) != fingerprint.dataset.token_hash:
             raise RowValueError("the rows' tokens do not have the fingerprint's dataset.token_hash")
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
-        _check_destination(path, plan, resume=resume)
+        _refuse_taken(path, resume=resume)
         with _explained(path, "begin the store", plan):
-            if not (path / PLAN).exists():
-                publish(path / PLAN, plan.encode())
-            (path / PARTS).mkdir(exist_ok=True)
-            for key, data in store_metadata(plan.maps).items():
-                publish(path / key, data)
+            path.mkdir(parents=True, exist_ok=True)
+            with only_one(path / LOCK):
+                # Another dump may have begun or ended a moment ago.
+                _refuse_taken(path, resume=resume)
+                _begin(path, plan)
         return cls(path, plan)
 
     @classmethod
@@ -125,7 +126,7 @@ class StoreWriter:
     @property
     def plan_hash(self) -> str:
         """sha256 of the plan: fingerprint and row identities."""
-        return hashlib.sha256(self._plan.encode()).hexdigest()
+        return self._plan.hash
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -225,6 +226,7 @@ class StoreWriter:
             for s in ragged
         }
         return PartRecord(
+            plan=self.plan_hash,
             counts={places: lengths[places] for places in ragged_places(self._plan.fingerprint)},
             values={s.name: np.concatenate(columns[s.name]) for s in ragged},
             digests=np.array([[digest(array) for array in row] for row in rows], np.uint32),
@@ -247,14 +249,16 @@ class StoreWriter:
             StoreWriteError: The disk refused; call again, nothing is lost.
         """
         if not (self.path / MANIFEST).exists():
-            seal = self.path / PARTS / "seal.lock"
-            with self._explained("seal the store"), only_one(seal):
+            with self._explained("seal the store"), only_one(self.path / LOCK):
                 # Another process may have sealed it while this one waited.
                 if not (self.path / MANIFEST).exists():
                     self._seal(on_progress)
+                _remove_scaffold(self.path)
         return Manifest.load(self.path).root_hash
 
     def _seal(self, on_progress: Progress | None) -> None:
+        # The folder may have been removed, and another dump have begun there.
+        StoreWriter.join(self.path, self.plan_hash)
         manifest = pack(self.path, self._plan)
         source = LocalSource(self.path)
         rows = SealedRows(source, manifest)
@@ -265,7 +269,6 @@ class StoreWriter:
             if on_progress is not None:
                 on_progress(done + 1, len(self.rows))
         publish(self.path / MANIFEST, manifest.encode())
-        _remove_scaffold(self.path)
 
     def _verify(self, cache: Cache, row: RowIdentity, part: range) -> None:
         try:
@@ -285,7 +288,8 @@ class StoreWriter:
 def _remove_scaffold(path: Path) -> None:
     """Remove what only an unfinished store needs."""
     shutil.rmtree(path / PARTS, ignore_errors=True)
-    (path / PLAN).unlink(missing_ok=True)
+    for name in (PLAN, LOCK):
+        (path / name).unlink(missing_ok=True)
     sync_folder(path)
 
 
@@ -302,16 +306,30 @@ def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
         ) from error
 
 
-def _check_destination(path: Path, plan: Plan, *, resume: bool) -> None:
+def _begin(path: Path, plan: Plan) -> None:
+    """Write what comes before all parts; a plan that is there must be the same."""
+    if (path / PLAN).exists():
+        _check_same(path, plan)
+    else:
+        publish(path / PLAN, plan.encode())
+    (path / PARTS).mkdir(exist_ok=True)
+    for key, data in store_metadata(plan.maps).items():
+        publish(path / key, data)
+
+
+def _refuse_taken(path: Path, *, resume: bool) -> None:
     if (path / MANIFEST).exists() and resume:
         # A dump killed right after sealing leaves these; the seal does not cover them.
         _remove_scaffold(path)
     _refuse_sealed(path)
     if (path / PLAN).exists():
-        _check_resumable(path, plan, resume=resume)
+        if not resume:
+            raise StoreExistsError(
+                f"{path} holds an unfinished store; go on with --resume, or choose another folder"
+            )
     elif path.exists() and not path.is_dir():
         raise StoreExistsError(f"{path} is a file; expected a folder or nothing")
-    elif path.exists() and any(entry.name != f"{PLAN}.tmp" for entry in path.iterdir()):
+    elif path.exists() and _foreign(path):
         raise StoreExistsError(f"{path} holds something that is no store; choose an empty folder")
 
 
@@ -322,14 +340,15 @@ def _refuse_sealed(path: Path) -> None:
         )
 
 
-def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:
-    if not resume:
-        raise StoreExistsError(
-            f"{path} holds an unfinished store; go on with --resume, or choose another folder"
-        )
+def _foreign(path: Path) -> set[str]:
+    """What lies in a folder without a plan, but for what a dump leaves that is killed at once."""
+    return {entry.name for entry in path.iterdir()} - {LOCK, f"{PLAN}{TEMPORARY}"}
+
+
+def _check_same(path: Path, plan: Plan) -> None:
     found = Plan.load(path)
     mismatches = found.fingerprint.mismatches(plan.fingerprint)
-    if found.encode() != plan.encode() and not mismatches:
+    if found.hash != plan.hash and not mismatches:
         mismatches = [
             "rows: found other scenes, times, poses or neighbours of the same tokens, or other "
             "augmentations"
