@@ -7,6 +7,7 @@ from pathlib import Path
 
 from store.errors import DamagedStoreError, StoreExistsError, StoreWriteError
 from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, only_one
+from store.guard import refuse_links
 from store.layout import MANIFEST
 from store.location import LocalFolder, Location, get_right, locate
 from store.manifest import Manifest
@@ -33,6 +34,7 @@ def copy_store(
 
     Raises:
         StoreExistsError: The destination holds another store, or another copy is under way there.
+        UnsafeStoreError: A link in the destination may lead elsewhere.
         DamagedStoreError: A file of the source is not as it was written.
         CacheError: A location cannot be read or written.
     """
@@ -85,6 +87,8 @@ def _alone(destination: Location) -> Iterator[None]:
 
 
 def _check_destination(destination: Location, manifest: Manifest) -> None:
+    if isinstance(destination, LocalFolder):
+        refuse_links(destination.path, [LOCK, MANIFEST, *manifest.files])
     expected_bytes = manifest.encode()
     found = get_right(destination, MANIFEST, MAX_DOCUMENT_BYTES, expected_bytes.__eq__)
     if found is not None and found != expected_bytes:

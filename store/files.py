@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -60,7 +60,7 @@ def publish(path: Path, data: bytes) -> FileEntry:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -99,10 +99,17 @@ def replace_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
     try:
-        temporary.write_bytes(data)
+        with _new_file(temporary) as file:
+            file.write(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    """A file to write, in place of whatever has its name: a link there is never written through."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def sync_folder(folder: Path) -> None:

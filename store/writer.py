@@ -27,6 +27,7 @@ from store.errors import (
     StoreWriteError,
 )
 from store.files import TEMPORARY, FileEntry, only_one, publish, sync_folder
+from store.guard import refuse_links
 from store.layout import (
     MANIFEST,
     PARTS,
@@ -86,6 +87,7 @@ class StoreWriter:
             StoreExistsError: The folder holds something else, or an unfinished store without
                 ``resume``.
             FingerprintError: The unfinished store was made for something else.
+            UnsafeStoreError: A link in the folder may lead elsewhere.
             StoreWriteError: The folder cannot be written.
         """
         check_identities(rows, fingerprint.views)
@@ -308,6 +310,7 @@ def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
 
 def _begin(path: Path, plan: Plan) -> None:
     """Write what comes before all parts; a plan that is there must be the same."""
+    refuse_links(path, [str(entry.relative_to(path)) for entry in path.rglob("*")])
     if (path / PLAN).exists():
         _check_same(path, plan)
     else:
@@ -322,6 +325,7 @@ def _refuse_taken(path: Path, *, resume: bool) -> None:
         # A dump killed right after sealing leaves these; the seal does not cover them.
         _remove_scaffold(path)
     _refuse_sealed(path)
+    refuse_links(path, [LOCK])
     if (path / PLAN).exists():
         if not resume:
             raise StoreExistsError(

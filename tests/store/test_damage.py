@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from store.copy import copy_store
 from store.errors import (
     CacheError,
     DamagedRowError,
@@ -17,7 +18,7 @@ from store.errors import (
     SealedStoreError,
     UnsafeStoreError,
 )
-from store.files import FileEntry, read_sealed_json, sealed_json
+from store.files import FileEntry, publish, read_sealed_json, sealed_json
 from store.reader import Cache, open_cache
 from store.schema import Coverage
 from store.verify import verify
@@ -202,6 +203,40 @@ def test_the_manifest_hash_is_the_identity_of_the_content(pristine: Path, tmp_pa
     other = open_cache(build(tmp_path / "other", 18, Coverage.DENSE))
     assert other.manifest_hash != again.manifest_hash
     assert re.fullmatch("[0-9a-f]{64}", again.manifest_hash)
+
+
+def test_nothing_is_written_through_a_link_in_a_temporarys_place(pristine: Path, tmp_path: Path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for folder, name in (("copy", "manifest.json.tmp"), ("dump", "plan.json.tmp")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).symlink_to(victim)
+    copy_store(pristine, tmp_path / "copy")
+    with pytest.raises(UnsafeStoreError, match=r"plan\.json\.tmp is a symbolic link"):
+        build(tmp_path / "dump", 3)
+    publish(tmp_path / "dump/plan.json", b"plan")
+    assert victim.read_text() == "precious"
+    assert tree(tmp_path / "copy") == tree(pristine)
+
+
+def test_a_link_in_a_destination_is_not_followed(pristine: Path, tmp_path: Path):
+    rows = identities(19)
+    made_for = fingerprint(rows)
+    StoreWriter.open(tmp_path / "dump", made_for, rows)
+    (tmp_path / "copy").mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for folder in ("dump", "copy"):
+        (tmp_path / folder / "rows").symlink_to(outside)
+    with pytest.raises(UnsafeStoreError, match="rows is a symbolic link"):
+        copy_store(pristine, tmp_path / "copy")
+    with pytest.raises(UnsafeStoreError, match="rows is a symbolic link"):
+        StoreWriter.open(tmp_path / "dump", made_for, rows, resume=True)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked/dump.lock").symlink_to(outside / "lock")
+    with pytest.raises(UnsafeStoreError, match=r"dump\.lock is a symbolic link"):
+        build(tmp_path / "locked", 3)
+    assert not list(outside.iterdir())
 
 
 def test_damage_before_sealing_makes_the_part_pending_again(tmp_path: Path, pristine: Path):
