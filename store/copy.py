@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from store.errors import DamagedStoreError, StoreExistsError, StoreWriteError
-from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, only_one
+from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, FileEntry, make_folder, only_one
 from store.guard import refuse_links
 from store.layout import MANIFEST
 from store.location import LocalFolder, Location, get_right, locate
@@ -73,7 +73,7 @@ def _alone(destination: Location) -> Iterator[None]:
         return
     lock = destination.path / LOCK
     try:
-        destination.path.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.path)
         with only_one(lock, wait=False):
             yield
             lock.unlink(missing_ok=True)

@@ -57,7 +57,7 @@ def publish(path: Path, data: bytes) -> FileEntry:
         OSError: The disk refused; nothing new is left behind.
         DamagedStoreError: The disk gave back other bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with _new_file(temporary) as file:
@@ -110,6 +110,14 @@ def _new_file(path: Path) -> IO[bytes]:
     """A file to write, in place of whatever has its name: a link there is never written through."""
     path.unlink(missing_ok=True)
     return path.open("xb")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they survive a loss of power."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,7 +26,7 @@ from store.errors import (
     StoreExistsError,
     StoreWriteError,
 )
-from store.files import TEMPORARY, FileEntry, only_one, publish, sync_folder
+from store.files import TEMPORARY, FileEntry, make_folder, only_one, publish, sync_folder
 from store.guard import refuse_links
 from store.layout import (
     MANIFEST,
@@ -97,7 +97,7 @@ class StoreWriter:
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
         _refuse_taken(path, resume=resume)
         with _explained(path, "begin the store", plan):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             with only_one(path / LOCK):
                 # Another dump may have begun or ended a moment ago.
                 _refuse_taken(path, resume=resume)
@@ -315,7 +315,7 @@ def _begin(path: Path, plan: Plan) -> None:
         _check_same(path, plan)
     else:
         publish(path / PLAN, plan.encode())
-    (path / PARTS).mkdir(exist_ok=True)
+    make_folder(path / PARTS)
     for key, data in store_metadata(plan.maps).items():
         publish(path / key, data)
 
