@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,11 +176,26 @@ def read_bounded(path: Path, size: int = MAX_DOCUMENT_BYTES) -> bytes:
         UnsafeStoreError: The file is larger than it may be, or no plain file.
         DamagedStoreError: The file is missing or cannot be read.
     """
-    with os.fdopen(open_plain(path), "rb") as file:
+    with plain_file(path) as file:
         found = os.fstat(file.fileno()).st_size
         if found > size:
             raise UnsafeStoreError(f"{path} has {found} bytes; at most {size} fit")
         return file.read(found)
+
+
+@contextmanager
+def plain_file(path: Path) -> Iterator[BufferedReader]:
+    """A file to read; see ``open_plain``.
+
+    Raises:
+        UnsafeStoreError: It is no plain file.
+        DamagedStoreError: It is missing or cannot be read.
+    """
+    with os.fdopen(open_plain(path), "rb") as file:
+        try:
+            yield file
+        except OSError as error:
+            raise DamagedStoreError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def open_plain(path: Path) -> int:

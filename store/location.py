@@ -8,7 +8,7 @@ from pathlib import Path
 
 from store.catalogue_file import PREFIX
 from store.errors import CatalogueError, RemoteError, StoreWriteError, UnsafeStoreError
-from store.files import FileEntry, open_plain, publish, read_bounded
+from store.files import FileEntry, plain_file, publish, read_bounded
 from store.remote import ATTEMPTS, RETRY_TIMEOUT, Remote, is_url
 
 
@@ -43,7 +43,7 @@ class LocalFolder:
         path = self.path / key
         if not path.exists():
             return None
-        with os.fdopen(open_plain(path), "rb") as file:
+        with plain_file(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             return FileEntry(size=os.fstat(file.fileno()).st_size, sha256=found)
 

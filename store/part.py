@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import DamagedStoreError, RowValueError
-from store.files import FileEntry, open_plain
+from store.files import FileEntry, plain_file
 from store.layout import PARTS, ragged_places
 from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Fingerprint, Places, Sha256
 
@@ -101,10 +101,10 @@ class PartRecord:
         """The record in a file.
 
         Raises:
-            DamagedStoreError: The file is missing, cut short or altered.
+            DamagedStoreError: The file is missing, cut short, altered or cannot be read.
             UnsafeStoreError: It is no plain file.
         """
-        with os.fdopen(open_plain(path), "rb") as file:
+        with plain_file(path) as file:
             line = file.readline(MAX_HEADER_BYTES)
             try:
                 header = _Header.model_validate_json(line)

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 import store.files as store_files
-from store.files import publish, sync_folder
+from store.errors import DamagedStoreError
+from store.files import publish, read_bounded, sync_folder
+from store.location import LocalFolder
+from store.part import PartRecord
 
 
 def test_every_folder_that_is_made_is_synced_in_its_parent(
@@ -22,3 +25,13 @@ def test_every_folder_that_is_made_is_synced_in_its_parent(
     assert synced == [tmp_path / "a", tmp_path, tmp_path / "a/b"]
     publish(tmp_path / "a/b/d", b"second")
     assert synced[3:] == [tmp_path / "a/b"]
+
+
+def test_a_file_that_opens_but_does_not_read_is_damaged():
+    # What Linux has in place of a bad disk: EIO, and EINVAL of a network device without a speed.
+    with pytest.raises(DamagedStoreError, match="mem cannot be read: Input/output error"):
+        LocalFolder(Path("/proc/self")).entry("mem")
+    with pytest.raises(DamagedStoreError, match="mem cannot be read: Input/output error"):
+        PartRecord.load(Path("/proc/self/mem"))
+    with pytest.raises(DamagedStoreError, match="speed cannot be read: Invalid argument"):
+        read_bounded(Path("/sys/class/net/lo/speed"))
