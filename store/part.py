@@ -149,6 +149,8 @@ class PartRecord:
             or self.digests.shape != (rows, len(fingerprint.stored))
             or self.counts.keys() != set(ragged_places(fingerprint))
             or any(len(counts) != rows for counts in self.counts.values())
+            # Of what each row has one value of.
+            or any(count != 1 for count in self.counts.get(Places.ROWS, ()))
             or self.values.keys() != ragged.keys()
             or self.shards.keys() != maps
         ):
