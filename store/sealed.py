@@ -1,5 +1,9 @@
 """The small targets and the index of a sealed store: the index is held, the rest kept open."""
 
+import resource
+import sys
+from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,18 @@ from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
 from store.values import digest
 
+# Chunk files of a mirrored store that are kept open: an evicted file keeps its disk space so long.
+OPEN_MIRRORED = 64
+# Of a local store: a quarter of what the process may open, as training has two stores open.
+# To open one anew costs a tenth of a millisecond, and a shuffled row has a dozen.
+OPEN_SHARE = 4
+
 
 class SealedRows:
     """Rows of the ragged arrays.
 
-    Chunk files are opened when a row of them is first read. Pickling closes them.
+    Chunk files are opened when a row of them is first read; the one opened first is closed once
+    there are too many. Pickling closes them.
 
     Attributes:
         row_of: Row of each token's view 0, in row order.
@@ -54,11 +65,12 @@ class SealedRows:
             for spec in manifest.fingerprint.stored
             if spec.name in self._layouts
         }
-        self._chunks: dict[tuple[str, int], RaggedChunk] = {}
+        self._most_open = OPEN_MIRRORED if source.evicts else _own_files() // OPEN_SHARE
+        self._chunks: OrderedDict[tuple[str, int], RaggedChunk] = OrderedDict()
         self._check_index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_chunks": {}}
+        return self.__dict__ | {"_chunks": OrderedDict()}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
@@ -150,6 +162,10 @@ class SealedRows:
             path = self._source.root / key
             check_size(path, self._manifest.files[key])
             chunk = self._chunks[layout.key, index] = RaggedChunk(path)
+            # Another thread may close files too; whoever still reads one keeps it.
+            with suppress(KeyError):
+                while len(self._chunks) > self._most_open:
+                    self._chunks.popitem(last=False)
         return chunk
 
     def _check_index(self) -> None:
@@ -191,6 +207,12 @@ class SealedRows:
             and bool((numbers == np.arange(rows) % views).all())
             and bool(matrices.all())
         )
+
+
+def _own_files() -> int:
+    """How many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _chunks(start: int, stop: int, size: int) -> range:
