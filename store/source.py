@@ -14,11 +14,10 @@ from typing import IO, Protocol, runtime_checkable
 
 from pydantic import ByteSize, TypeAdapter
 
-from store.errors import CacheError, DamagedStoreError, MirrorError, NotACacheError
-from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, read_bounded, replace_file
+from store.errors import CacheError, DamagedStoreError, MirrorError
+from store.files import TEMPORARY, read_bounded, replace_file
 from store.guard import check_size, refuse_links
-from store.layout import MANIFEST
-from store.location import get_right
+from store.location import get_file, manifest_of
 from store.manifest import Manifest
 from store.remote import CONNECTIONS, Remote
 
@@ -115,12 +114,7 @@ class MirrorSource:
         self._folder = folder
         self._max_bytes = max_bytes
         self._unseen = max_bytes
-        data = get_right(remote, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
-        if data is None:
-            raise NotACacheError(
-                f"{remote.name} holds no {MANIFEST}: expected the folder of a finished store"
-            )
-        self.manifest = Manifest.parse(data, f"{remote.name}/{MANIFEST}")
+        self.manifest = manifest_of(remote)
         self.name = remote.name
         self.root = folder / self.manifest.root_hash
 
@@ -175,14 +169,9 @@ class MirrorSource:
                 folder.unlink(missing_ok=True)
 
     def _download(self, key: str) -> bytes:
-        entry = self.manifest.files[key]
-        data = get_right(self._remote, key, entry.size, entry.fits)
+        data = get_file(self._remote, key, self.manifest.files[key])
         if data is None:
             raise DamagedStoreError(f"{self.name}/{key} is missing; copy the store there again")
-        if not entry.fits(data):
-            raise DamagedStoreError(
-                f"{self.name}/{key} is not as it was written; copy the store there again"
-            )
         return data
 
     def _touch(self, key: str) -> bool:

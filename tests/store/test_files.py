@@ -10,10 +10,11 @@ import pytest
 import store.files as store_files
 from store import layout
 from store.errors import DamagedStoreError
-from store.files import publish, read_bounded, sync_folder
+from store.files import FileEntry, publish, read_bounded, sync_folder
 from store.location import LocalFolder
 from store.part import PartRecord
 from store.reader import open_cache
+from store.verify import _fault
 from tests.store.building import build
 from tests.web_server import served
 
@@ -40,6 +41,8 @@ def test_a_file_that_opens_but_does_not_read_is_damaged():
         LocalFolder(Path("/proc/self")).entry("mem")
     with pytest.raises(DamagedStoreError, match="mem cannot be read: Input/output error"):
         PartRecord.load(Path("/proc/self/mem"))
+    fault = _fault(LocalFolder(Path("/proc/self")), "mem", FileEntry.of(b""))
+    assert fault == "is damaged: /proc/self/mem cannot be read: Input/output error"
     with pytest.raises(DamagedStoreError, match="speed cannot be read: Invalid argument"):
         read_bounded(Path("/sys/class/net/lo/speed"))
 
