@@ -12,14 +12,13 @@ import torch
 
 from frames.augment import BevAugment
 from store.chunk import RaggedChunk, read_fixed
-from store.errors import DamagedRowError, DamagedStoreError, UnsafeStoreError
+from store.errors import DamagedStoreError, UnsafeStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
 from store.rows import RowIdentity, unpacked_names
 from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
-from store.values import digest
 
 # Chunk files of a mirrored store that are kept open: an evicted file keeps its disk space so long.
 OPEN_MIRRORED = 64
@@ -42,13 +41,13 @@ class SealedRows:
         self._source = source
         self._manifest = manifest
         self._layouts = {layout.key: layout for layout in manifest.ragged}
-        fixed = [key for layout in manifest.fixed for key in layout.chunk_keys]
-        source.prepare(manifest)
-        source.fetch([*manifest.metadata, *fixed])
-        check_metadata(source.root, manifest.layouts)
-        for key in fixed:
-            check_file(source.root / key, manifest.files[key])
         self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
+        source.prepare(manifest)
+        source.fetch(manifest.index_files)
+        check_metadata(source.root, manifest.layouts)
+        for layout in self._fixed_layouts.values():
+            for key in layout.chunk_keys:
+                check_file(source.root / key, manifest.files[key])
         self._views = manifest.fingerprint.views
         self._tokens = self._names("rows/token")
         self.row_of = {
@@ -120,20 +119,6 @@ class SealedRows:
     def forget_files(self) -> None:
         """Open the chunk files anew when they are next read."""
         self._chunks.clear()
-
-    def check_rows(self) -> None:
-        """Hold every row's small targets against their digests.
-
-        Raises:
-            DamagedRowError: One differs.
-        """
-        for column, spec in enumerate(self._manifest.fingerprint.stored):
-            if spec.name in self._layouts:
-                for row, token in enumerate(self._tokens):
-                    if digest(self.values(spec, row)) != self._digests[row, column]:
-                        raise DamagedRowError(
-                            token, spec.name, "its bytes do not have their digest"
-                        )
 
     def _fixed(self, key: str) -> npt.NDArray[Any]:
         try:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import store.writer as store_writer
 from store.copy import copy_store
+from store.dump_plan import Plan
 from store.errors import (
     CacheError,
     DamagedRowError,
@@ -19,8 +21,10 @@ from store.errors import (
     UnsafeStoreError,
 )
 from store.files import FileEntry, publish, read_sealed_json, sealed_json
+from store.manifest import Manifest
 from store.reader import Cache, open_cache
 from store.schema import Coverage
+from store.seal import pack
 from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import build, fingerprint, identities, tree, write_pending
@@ -251,6 +255,30 @@ def test_damage_before_sealing_makes_the_part_pending_again(tmp_path: Path, pris
         writer.finalise()
     assert writer.pending_parts == [range(16, 19)]
     write_pending(writer, made_for)
+    writer.finalise()
+    assert tree(path) == tree(pristine)
+
+
+def test_damage_while_sealing_costs_no_part(
+    tmp_path: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "store"
+    rows = identities(19)
+    made_for = fingerprint(rows, Coverage.DENSE)
+    writer = StoreWriter.open(path, made_for, rows)
+    write_pending(writer, made_for)
+
+    def packed_badly(root: Path, plan: Plan) -> Manifest:
+        manifest = pack(root, plan)
+        data = (root / "boxes/centre/c/0/0").read_bytes()
+        (root / "boxes/centre/c/0/0").write_bytes(bytes([data[0] ^ 1, *data[1:]]))
+        return manifest
+
+    monkeypatch.setattr(store_writer, "pack", packed_badly)
+    with pytest.raises(DamagedRowError, match="'boxes/centre' of row 'token-0001'"):
+        writer.finalise()
+    assert writer.pending_parts == []
+    monkeypatch.undo()
     writer.finalise()
     assert tree(path) == tree(pristine)
 
