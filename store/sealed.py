@@ -64,7 +64,6 @@ class SealedRows:
             for spec in manifest.fingerprint.stored
             if spec.name in self._layouts
         }
-        self._most_open = OPEN_MIRRORED if source.evicts else _own_files() // OPEN_SHARE
         self._chunks: OrderedDict[tuple[str, int], RaggedChunk] = OrderedDict()
         self._check_index()
 
@@ -147,9 +146,10 @@ class SealedRows:
             path = self._source.root / key
             check_size(path, self._manifest.files[key])
             chunk = self._chunks[layout.key, index] = RaggedChunk(path)
+            most = OPEN_MIRRORED if self._source.evicts else _own_files() // OPEN_SHARE
             # Another thread may close files too; whoever still reads one keeps it.
             with suppress(KeyError):
-                while len(self._chunks) > self._most_open:
+                while len(self._chunks) > most:
                     self._chunks.popitem(last=False)
         return chunk
 

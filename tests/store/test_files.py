@@ -60,8 +60,8 @@ import os, resource, sys
 from store import layout
 from store.reader import open_cache
 layout.MIN_CHUNK_BYTES = layout.ROWS_PER_CHUNK = 1
-resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 cache = open_cache(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 assert len(cache.read_many(cache.tokens)) == 60
 before = len(os.listdir("/proc/self/fd"))
 assert len(cache.read_many(cache.tokens)) == 60
