@@ -1,6 +1,8 @@
 """The plan file: what an unfinished store is going to be, written before anything else."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +43,7 @@ class _RowDocument(BaseModel):
         return RowIdentity(**(dict(self) | {"global_from_ego": pose, "bev_augment": matrix}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a dump is going to write.
 
@@ -52,6 +54,11 @@ class Plan:
 
     fingerprint: Fingerprint
     rows: tuple[RowIdentity, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the plan's file."""
+        return hashlib.sha256(self.encode()).hexdigest()
 
     @property
     def parts(self) -> list[range]:
@@ -107,7 +114,7 @@ class Plan:
             record = PartRecord.load(record_path(root, part))
         except DamagedStoreError:
             return None
-        if not record.fits(self.fingerprint, len(part)):
+        if not record.fits(self.hash, self.fingerprint, len(part)):
             return None
         for layout in self.maps:
             shard = root / layout.chunk_key(part.start // ROWS_PER_PART)

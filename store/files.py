@@ -9,8 +9,9 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -57,10 +58,10 @@ def publish(path: Path, data: bytes) -> FileEntry:
         OSError: The disk refused; nothing new is left behind.
         DamagedStoreError: The disk gave back other bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -99,10 +100,25 @@ def replace_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
     try:
-        temporary.write_bytes(data)
+        with _new_file(temporary) as file:
+            file.write(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    """A file to write, in place of whatever has its name: a link there is never written through."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they survive a loss of power."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,7 +159,7 @@ def parse_sealed_json(data: bytes, name: str) -> dict[str, Any]:
         whole = stated == _hash(content) and _canonical(payload) == data
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedStoreError(f"{name} is not what a dump writes: {error!r:.200}") from error
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise FormatVersionError(
             f"{name} is of format {version!r:.20}, expected {FORMAT_VERSION}: "
             "read it with the bevcache that wrote it, or dump it anew"
@@ -160,11 +176,26 @@ def read_bounded(path: Path, size: int = MAX_DOCUMENT_BYTES) -> bytes:
         UnsafeStoreError: The file is larger than it may be, or no plain file.
         DamagedStoreError: The file is missing or cannot be read.
     """
-    with os.fdopen(open_plain(path), "rb") as file:
+    with plain_file(path) as file:
         found = os.fstat(file.fileno()).st_size
         if found > size:
             raise UnsafeStoreError(f"{path} has {found} bytes; at most {size} fit")
         return file.read(found)
+
+
+@contextmanager
+def plain_file(path: Path) -> Iterator[BufferedReader]:
+    """A file to read; see ``open_plain``.
+
+    Raises:
+        UnsafeStoreError: It is no plain file.
+        DamagedStoreError: It is missing or cannot be read.
+    """
+    with os.fdopen(open_plain(path), "rb") as file:
+        try:
+            yield file
+        except OSError as error:
+            raise DamagedStoreError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def open_plain(path: Path) -> int:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import DamagedStoreError, RowValueError
-from store.files import FileEntry, open_plain
+from store.files import FileEntry, plain_file
 from store.layout import PARTS, ragged_places
-from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Fingerprint, Places
+from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Fingerprint, Places, Sha256
 
 _HASH_BYTES = 32
 MAX_HEADER_BYTES = 1 << 24
@@ -46,6 +46,7 @@ class _Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    plan: Sha256
     counts: dict[Places, tuple[Length, ...]]
     digests: tuple[tuple[UInt32, ...], ...]
     shards: dict[str, FileEntry]
@@ -57,12 +58,14 @@ class PartRecord:
     """What is known of a part once it is whole.
 
     Attributes:
+        plan: sha256 of the plan that the part belongs to.
         counts: By kind of places: how many each row has.
         values: By ragged array: all rows' values one after the other.
         digests: crc32c of every row's stored bytes, arrays in the order of the fingerprint.
         shards: By map: the shard file.
     """
 
+    plan: str
     counts: dict[Places, npt.NDArray[np.int64]]
     values: dict[str, npt.NDArray[Any]]
     digests: npt.NDArray[np.uint32]
@@ -75,6 +78,7 @@ class PartRecord:
             RowValueError: It is too large for memory.
         """
         header = _Header(
+            plan=self.plan,
             counts={places: tuple(counts.tolist()) for places, counts in self.counts.items()},
             digests=tuple(map(tuple, self.digests.tolist())),
             shards=self.shards,
@@ -97,10 +101,10 @@ class PartRecord:
         """The record in a file.
 
         Raises:
-            DamagedStoreError: The file is missing, cut short or altered.
+            DamagedStoreError: The file is missing, cut short, altered or cannot be read.
             UnsafeStoreError: It is no plain file.
         """
-        with os.fdopen(open_plain(path), "rb") as file:
+        with plain_file(path) as file:
             line = file.readline(MAX_HEADER_BYTES)
             try:
                 header = _Header.model_validate_json(line)
@@ -129,20 +133,24 @@ class PartRecord:
             values[name] = flat.astype(each.dtype, copy=False).reshape(each.shape)
             begin += each.size
         return cls(
+            plan=header.plan,
             counts={places: np.array(c, np.int64) for places, c in header.counts.items()},
             values=values,
             digests=np.array(header.digests, np.uint32),
             shards=header.shards,
         )
 
-    def fits(self, fingerprint: Fingerprint, rows: int) -> bool:
-        """Whether it is the record of so many rows of a store."""
+    def fits(self, plan: str, fingerprint: Fingerprint, rows: int) -> bool:
+        """Whether it is the record of so many rows of a store with a plan of this hash."""
         ragged = {spec.name: spec for spec in fingerprint.stored if spec.places is not Places.MAP}
         maps = {spec.name for spec in fingerprint.stored} - ragged.keys()
         if (
-            self.digests.shape != (rows, len(fingerprint.stored))
+            self.plan != plan
+            or self.digests.shape != (rows, len(fingerprint.stored))
             or self.counts.keys() != set(ragged_places(fingerprint))
             or any(len(counts) != rows for counts in self.counts.values())
+            # Of what each row has one value of.
+            or any(count != 1 for count in self.counts.get(Places.ROWS, ()))
             or self.values.keys() != ragged.keys()
             or self.shards.keys() != maps
         ):

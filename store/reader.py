@@ -206,7 +206,7 @@ class Cache:
         for _ in range(EVICTIONS):
             try:
                 return self._checked(spec, token, row, stated)
-            except (DamagedStoreError, FileNotFoundError):
+            except (DamagedStoreError, UnsafeStoreError, FileNotFoundError):
                 if not self._source.evicts:
                     raise
                 # Another process has evicted the file since its fetch, or it was spoilt here.

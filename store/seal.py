@@ -10,7 +10,7 @@ import numpy.typing as npt
 from store.dump_plan import Plan
 from store.errors import IncompleteStoreError
 from store.files import FileEntry, publish
-from store.layout import ArrayLayout, offsets_key, ragged_places, store_metadata
+from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Counts, Manifest
 from store.part import PartRecord
 from store.rows import packed_names
@@ -41,9 +41,8 @@ def pack(root: Path, plan: Plan) -> Manifest:
         ),
         files={},
     )
-    layouts = [*manifest.maps, *manifest.ragged, *manifest.fixed]
     files = dict(shards)
-    for key, data in store_metadata(layouts).items():
+    for key, data in manifest.metadata.items():
         files[key] = publish(root / key, data)
     for layout in manifest.fixed:
         stream = _ChunkStream(root, layout)

@@ -1,5 +1,9 @@
 """The small targets and the index of a sealed store: the index is held, the rest kept open."""
 
+import resource
+import sys
+from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,20 +12,26 @@ import torch
 
 from frames.augment import BevAugment
 from store.chunk import RaggedChunk, read_fixed
-from store.errors import DamagedRowError, DamagedStoreError, UnsafeStoreError
+from store.errors import DamagedStoreError, UnsafeStoreError
 from store.guard import check_file, check_metadata, check_size
 from store.layout import ArrayLayout, offsets_key, ragged_places
 from store.manifest import Manifest
 from store.rows import RowIdentity, unpacked_names
 from store.schema import MAX_ROW_BYTES, ArraySpec, Places
 from store.source import Source
-from store.values import digest
+
+# Chunk files of a mirrored store that are kept open: an evicted file keeps its disk space so long.
+OPEN_MIRRORED = 64
+# Of a local store: a quarter of what the process may open, as training has two stores open.
+# To open one anew costs a tenth of a millisecond, and a shuffled row has a dozen.
+OPEN_SHARE = 4
 
 
 class SealedRows:
     """Rows of the ragged arrays.
 
-    Chunk files are opened when a row of them is first read. Pickling closes them.
+    Chunk files are opened when a row of them is first read; the one opened first is closed once
+    there are too many. Pickling closes them.
 
     Attributes:
         row_of: Row of each token's view 0, in row order.
@@ -31,13 +41,13 @@ class SealedRows:
         self._source = source
         self._manifest = manifest
         self._layouts = {layout.key: layout for layout in manifest.ragged}
-        fixed = [key for layout in manifest.fixed for key in layout.chunk_keys]
-        source.prepare(manifest)
-        source.fetch([*manifest.metadata, *fixed])
-        check_metadata(source.root, manifest.layouts)
-        for key in fixed:
-            check_file(source.root / key, manifest.files[key])
         self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
+        source.prepare(manifest)
+        source.fetch(manifest.index_files)
+        check_metadata(source.root, manifest.layouts)
+        for layout in self._fixed_layouts.values():
+            for key in layout.chunk_keys:
+                check_file(source.root / key, manifest.files[key])
         self._views = manifest.fingerprint.views
         self._tokens = self._names("rows/token")
         self.row_of = {
@@ -54,11 +64,11 @@ class SealedRows:
             for spec in manifest.fingerprint.stored
             if spec.name in self._layouts
         }
-        self._chunks: dict[tuple[str, int], RaggedChunk] = {}
+        self._chunks: OrderedDict[tuple[str, int], RaggedChunk] = OrderedDict()
         self._check_index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_chunks": {}}
+        return self.__dict__ | {"_chunks": OrderedDict()}
 
     def digests(self, row: int) -> npt.NDArray[np.uint32]:
         """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
@@ -109,20 +119,6 @@ class SealedRows:
         """Open the chunk files anew when they are next read."""
         self._chunks.clear()
 
-    def check_rows(self) -> None:
-        """Hold every row's small targets against their digests.
-
-        Raises:
-            DamagedRowError: One differs.
-        """
-        for column, spec in enumerate(self._manifest.fingerprint.stored):
-            if spec.name in self._layouts:
-                for row, token in enumerate(self._tokens):
-                    if digest(self.values(spec, row)) != self._digests[row, column]:
-                        raise DamagedRowError(
-                            token, spec.name, "its bytes do not have their digest"
-                        )
-
     def _fixed(self, key: str) -> npt.NDArray[Any]:
         try:
             return read_fixed(self._source.root, self._fixed_layouts[key])
@@ -150,6 +146,11 @@ class SealedRows:
             path = self._source.root / key
             check_size(path, self._manifest.files[key])
             chunk = self._chunks[layout.key, index] = RaggedChunk(path)
+            most = OPEN_MIRRORED if self._source.evicts else _own_files() // OPEN_SHARE
+            # Another thread may close files too; whoever still reads one keeps it.
+            with suppress(KeyError):
+                while len(self._chunks) > most:
+                    self._chunks.popitem(last=False)
         return chunk
 
     def _check_index(self) -> None:
@@ -191,6 +192,12 @@ class SealedRows:
             and bool((numbers == np.arange(rows) % views).all())
             and bool(matrices.all())
         )
+
+
+def _own_files() -> int:
+    """How many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _chunks(start: int, stop: int, size: int) -> range:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,10 @@ from typing import IO, Protocol, runtime_checkable
 
 from pydantic import ByteSize, TypeAdapter
 
-from store.errors import DamagedStoreError, MirrorError, NotACacheError
-from store.files import MAX_DOCUMENT_BYTES, TEMPORARY, replace_file
+from store.errors import CacheError, DamagedStoreError, MirrorError
+from store.files import TEMPORARY, read_bounded, replace_file
 from store.guard import check_size, refuse_links
-from store.layout import MANIFEST
-from store.location import get_right
+from store.location import get_file, manifest_of
 from store.manifest import Manifest
 from store.remote import CONNECTIONS, Remote
 
@@ -114,12 +114,7 @@ class MirrorSource:
         self._folder = folder
         self._max_bytes = max_bytes
         self._unseen = max_bytes
-        data = get_right(remote, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
-        if data is None:
-            raise NotACacheError(
-                f"{remote.name} holds no {MANIFEST}: expected the folder of a finished store"
-            )
-        self.manifest = Manifest.parse(data, f"{remote.name}/{MANIFEST}")
+        self.manifest = manifest_of(remote)
         self.name = remote.name
         self.root = folder / self.manifest.root_hash
 
@@ -151,11 +146,15 @@ class MirrorSource:
     def _bring(self, key: str, arrived: Callable[[str], bool]) -> None:
         path = self.root / key
         try:
+            self._unlink_odd_folders(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             with in_turn(path.with_name(path.name + LOCK)):
                 # Whoever had the turn before may have brought it.
                 if not arrived(key):
-                    replace_file(path, self._download(key))
+                    data = self._download(key)
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    replace_file(path, data)
         except OSError as error:
             raise MirrorError(
                 f"cannot write {path}: {error.strerror}. Remote stores are mirrored there: make "
@@ -163,30 +162,33 @@ class MirrorSource:
                 "fewer bytes"
             ) from error
 
+    def _unlink_odd_folders(self, key: str) -> None:
+        """Of what is no folder on the way to a file, so that nothing is written elsewhere."""
+        for folder in (self.root / parent for parent in reversed(Path(key).parents)):
+            if folder != self.root and (folder.is_symlink() or folder.is_file()):
+                folder.unlink(missing_ok=True)
+
     def _download(self, key: str) -> bytes:
-        entry = self.manifest.files[key]
-        data = get_right(self._remote, key, entry.size, entry.fits)
+        data = get_file(self._remote, key, self.manifest.files[key])
         if data is None:
             raise DamagedStoreError(f"{self.name}/{key} is missing; copy the store there again")
-        if not entry.fits(data):
-            raise DamagedStoreError(
-                f"{self.name}/{key} is not as it was written; copy the store there again"
-            )
         return data
 
     def _touch(self, key: str) -> bool:
         """Whether the file is here; its time of modification says when it was last wanted."""
         try:
-            os.utime(self.root / key)
+            os.utime(self.root / key, follow_symlinks=False)
+            found = os.lstat(self.root / key)
             # Files are not synced: after a loss of power one may be empty.
-            return (self.root / key).stat().st_size == self.manifest.files[key].size
+            return stat.S_ISREG(found.st_mode) and found.st_size == self.manifest.files[key].size
         except OSError:
             return False
 
     def _is_right(self, key: str) -> bool:
+        entry = self.manifest.files[key]
         try:
-            return self.manifest.files[key].fits((self.root / key).read_bytes())
-        except OSError:
+            return entry.fits(read_bounded(self.root / key, entry.size))
+        except CacheError:
             return False
 
 

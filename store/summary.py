@@ -7,11 +7,10 @@ from store.catalogue import resolve
 from store.dump_plan import Plan
 from store.errors import NotACacheError
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART
-from store.location import locate
+from store.location import locate, manifest_of
 from store.manifest import Manifest
 from store.remote import is_url
 from store.schema import Fingerprint, Places
-from store.verify import manifest_of
 
 
 def summary(place: Path | str) -> dict[str, Any]:

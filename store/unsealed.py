@@ -74,11 +74,14 @@ class UnsealedRows:
 
     def _record(self, row: int) -> PartRecord:
         index = row // ROWS_PER_PART
-        if self._last is None or self._last[0] != index:
-            record = self._plan.record(self._root, self._plan.parts[index])
-            if record is None:
-                raise DamagedStoreError(
-                    f"part {index} of {self._root} was committed and is gone; resume the dump"
-                )
-            self._last = (index, record)
-        return self._last[1]
+        # Read once: another thread may replace it.
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]
+        record = self._plan.record(self._root, self._plan.parts[index])
+        if record is None:
+            raise DamagedStoreError(
+                f"part {index} of {self._root} was committed and is gone; resume the dump"
+            )
+        self._last = (index, record)
+        return record

@@ -6,29 +6,16 @@ from itertools import product
 from pathlib import Path
 
 from store.catalogue import resolve
-from store.errors import CacheError, NotACacheError
-from store.files import MAX_DOCUMENT_BYTES, FileEntry
+from store.errors import AlteredFileError, CacheError, DamagedStoreError, UnsafeStoreError
+from store.files import FileEntry
 from store.guard import refuse_links
-from store.layout import MANIFEST, ROWS_PER_PART
-from store.location import LocalFolder, Location, get_right, locate
+from store.layout import ROWS_PER_PART
+from store.location import LocalFolder, Location, get_file, locate, manifest_of
 from store.manifest import Manifest
 from store.reader import open_cache
 from store.remote import CONNECTIONS
 
-
-def manifest_of(location: Location) -> Manifest:
-    """The manifest of a finished store.
-
-    Raises:
-        NotACacheError: There is none.
-        CacheError: It is not as it was written, or cannot be read.
-    """
-    data = get_right(location, MANIFEST, MAX_DOCUMENT_BYTES, Manifest.is_whole)
-    if data is None:
-        raise NotACacheError(
-            f"{location.name} has no {MANIFEST}: it holds no store, or an unfinished one"
-        )
-    return Manifest.parse(data, f"{location.name}/{MANIFEST}")
+_ALTERED = "is not as it was written"
 
 
 def finished_store(place: Path | str) -> tuple[Location, Manifest]:
@@ -79,26 +66,28 @@ def verify(place: Path | str, on_file: Callable[[int], None] = lambda _bytes: No
 
 
 def _fault(location: Location, key: str, entry: FileEntry) -> str | None:
-    found = _found(location, key, entry)
+    try:
+        if not isinstance(location, LocalFolder):
+            return None if get_file(location, key, entry) is not None else "is missing"
+        found = location.entry(key)
+    except UnsafeStoreError:
+        return f"has more than {entry.size} bytes"
+    except AlteredFileError:
+        return _ALTERED
+    except DamagedStoreError as error:
+        return f"is damaged: {error}"
     if found is None:
         return "is missing"
     if found.size != entry.size:
         return f"has {found.size} bytes, expected {entry.size}"
-    return None if found == entry else "is not as it was written"
-
-
-def _found(location: Location, key: str, entry: FileEntry) -> FileEntry | None:
-    if isinstance(location, LocalFolder):
-        return location.entry(key)
-    data = get_right(location, key, max(entry.size, MAX_DOCUMENT_BYTES), entry.fits)
-    return None if data is None else FileEntry.of(data)
+    return None if found == entry else _ALTERED
 
 
 def _rows_of(key: str, manifest: Manifest) -> str:
     """Which rows a map's shard holds; "" for other files."""
     for layout in manifest.maps:
-        if key in layout.chunk_keys:
-            first = layout.chunk_keys.index(key) * ROWS_PER_PART
+        if key.startswith(f"{layout.key}/c/"):
+            first = int(key.removeprefix(f"{layout.key}/c/").split("/")[0]) * ROWS_PER_PART
             return f" (rows {first} to {min(first + ROWS_PER_PART, manifest.counts.rows) - 1})"
     return ""
 

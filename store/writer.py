@@ -7,9 +7,7 @@ Several processes may write parts of one store, even the same part: they take tu
 to commit a part decides it.
 """
 
-import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from store.destination import LOCK, begin, refuse_sealed, refuse_taken, remove_scaffold
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
     DamagedStoreError,
     FingerprintError,
     RowValueError,
-    SealedStoreError,
-    StoreExistsError,
     StoreWriteError,
 )
-from store.files import FileEntry, only_one, publish, sync_folder
+from store.files import FileEntry, make_folder, only_one, publish
 from store.layout import (
     MANIFEST,
-    PARTS,
-    PLAN,
     ROWS_PER_PART,
     ragged_places,
-    store_metadata,
 )
 from store.manifest import Manifest
 from store.part import PartRecord, lock_path, record_path
@@ -45,8 +39,6 @@ from store.seal import pack
 from store.sealed import SealedRows
 from store.source import LocalSource
 from store.values import checked_row, digest
-
-Progress = Callable[[int, int], None]
 
 
 class StoreWriter:
@@ -85,6 +77,7 @@ class StoreWriter:
             StoreExistsError: The folder holds something else, or an unfinished store without
                 ``resume``.
             FingerprintError: The unfinished store was made for something else.
+            UnsafeStoreError: A link in the folder may lead elsewhere.
             StoreWriteError: The folder cannot be written.
         """
         check_identities(rows, fingerprint.views)
@@ -92,13 +85,13 @@ class StoreWriter:
         if token_hash(tokens) != fingerprint.dataset.token_hash:
             raise RowValueError("the rows' tokens do not have the fingerprint's dataset.token_hash")
         plan = Plan(fingerprint=fingerprint, rows=tuple(rows))
-        _check_destination(path, plan, resume=resume)
+        refuse_taken(path, resume=resume)
         with _explained(path, "begin the store", plan):
-            if not (path / PLAN).exists():
-                publish(path / PLAN, plan.encode())
-            (path / PARTS).mkdir(exist_ok=True)
-            for key, data in store_metadata(plan.maps).items():
-                publish(path / key, data)
+            make_folder(path)
+            with only_one(path / LOCK):
+                # Another dump may have begun or ended a moment ago.
+                refuse_taken(path, resume=resume)
+                begin(path, plan)
         return cls(path, plan)
 
     @classmethod
@@ -125,7 +118,7 @@ class StoreWriter:
     @property
     def plan_hash(self) -> str:
         """sha256 of the plan: fingerprint and row identities."""
-        return hashlib.sha256(self._plan.encode()).hexdigest()
+        return self._plan.hash
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -182,7 +175,7 @@ class StoreWriter:
         self._check_part(part, len(rows))
         stored = self._plan.fingerprint.stored
         columns = dict(zip((s.name for s in stored), zip(*rows, strict=True), strict=True))
-        _refuse_sealed(self.path)
+        refuse_sealed(self.path)
         with (
             self._explained(f"write rows {part.start} to {part.stop - 1}"),
             only_one(lock_path(self.path, part)),
@@ -190,7 +183,7 @@ class StoreWriter:
             if self.is_committed(part):
                 return
             # Another process may have sealed it while this one waited.
-            _refuse_sealed(self.path)
+            refuse_sealed(self.path)
             record_path(self.path, part).unlink(missing_ok=True)
             shards = self._write_shards(part, columns)
             record = self._record(rows, columns, shards)
@@ -225,17 +218,15 @@ class StoreWriter:
             for s in ragged
         }
         return PartRecord(
+            plan=self.plan_hash,
             counts={places: lengths[places] for places in ragged_places(self._plan.fingerprint)},
             values={s.name: np.concatenate(columns[s.name]) for s in ragged},
             digests=np.array([[digest(array) for array in row] for row in rows], np.uint32),
             shards=shards,
         )
 
-    def finalise(self, on_progress: Progress | None = None) -> str:
+    def finalise(self) -> str:
         """Pack the small targets, check every row, and seal the store.
-
-        Args:
-            on_progress: Called with rows checked so far and rows in all.
 
         Returns:
             The manifest's hash: the identity of the store.
@@ -247,30 +238,31 @@ class StoreWriter:
             StoreWriteError: The disk refused; call again, nothing is lost.
         """
         if not (self.path / MANIFEST).exists():
-            seal = self.path / PARTS / "seal.lock"
-            with self._explained("seal the store"), only_one(seal):
+            with self._explained("seal the store"), only_one(self.path / LOCK):
                 # Another process may have sealed it while this one waited.
                 if not (self.path / MANIFEST).exists():
-                    self._seal(on_progress)
+                    self._seal()
+                remove_scaffold(self.path)
         return Manifest.load(self.path).root_hash
 
-    def _seal(self, on_progress: Progress | None) -> None:
+    def _seal(self) -> None:
+        # The folder may have been removed, and another dump have begun there.
+        StoreWriter.join(self.path, self.plan_hash)
         manifest = pack(self.path, self._plan)
         source = LocalSource(self.path)
-        rows = SealedRows(source, manifest)
-        rows.check_rows()
-        cache = Cache(source, manifest.fingerprint, rows, "")
-        for done, row in enumerate(self.rows):
-            self._verify(cache, row, self.parts[done // ROWS_PER_PART])
-            if on_progress is not None:
-                on_progress(done + 1, len(self.rows))
+        cache = Cache(source, manifest.fingerprint, SealedRows(source, manifest), "")
+        for part in self.parts:
+            for row in self.rows[part.start : part.stop]:
+                self._verify(cache, row, part)
         publish(self.path / MANIFEST, manifest.encode())
-        _remove_scaffold(self.path)
 
     def _verify(self, cache: Cache, row: RowIdentity, part: range) -> None:
         try:
             cache.row(row.token, row.view)
         except DamagedRowError as error:
+            if error.array not in {layout.key for layout in self._plan.maps}:
+                # The record is right; the small targets are packed from it again.
+                raise
             record_path(self.path, part).unlink()
             raise DamagedStoreError(
                 f"{error} Rows {part.start} to {part.stop - 1} are pending again: resume."
@@ -280,13 +272,6 @@ class StoreWriter:
     def _explained(self, doing: str) -> Iterator[None]:
         with _explained(self.path, doing, self._plan):
             yield
-
-
-def _remove_scaffold(path: Path) -> None:
-    """Remove what only an unfinished store needs."""
-    shutil.rmtree(path / PARTS, ignore_errors=True)
-    (path / PLAN).unlink(missing_ok=True)
-    sync_folder(path)
 
 
 @contextmanager
@@ -300,41 +285,3 @@ def _explained(path: Path, doing: str, plan: Plan) -> Iterator[None]:
             f"{len(plan.parts)} parts are committed and stay; once the disk takes writes again, "
             "run the same command again (dump-teacher: with --resume)"
         ) from error
-
-
-def _check_destination(path: Path, plan: Plan, *, resume: bool) -> None:
-    if (path / MANIFEST).exists() and resume:
-        # A dump killed right after sealing leaves these; the seal does not cover them.
-        _remove_scaffold(path)
-    _refuse_sealed(path)
-    if (path / PLAN).exists():
-        _check_resumable(path, plan, resume=resume)
-    elif path.exists() and not path.is_dir():
-        raise StoreExistsError(f"{path} is a file; expected a folder or nothing")
-    elif path.exists() and any(entry.name != f"{PLAN}.tmp" for entry in path.iterdir()):
-        raise StoreExistsError(f"{path} holds something that is no store; choose an empty folder")
-
-
-def _refuse_sealed(path: Path) -> None:
-    if (path / MANIFEST).exists():
-        raise SealedStoreError(
-            f"{path} is a finished store and is never changed; choose another folder"
-        )
-
-
-def _check_resumable(path: Path, plan: Plan, *, resume: bool) -> None:
-    if not resume:
-        raise StoreExistsError(
-            f"{path} holds an unfinished store; go on with --resume, or choose another folder"
-        )
-    found = Plan.load(path)
-    mismatches = found.fingerprint.mismatches(plan.fingerprint)
-    if found.encode() != plan.encode() and not mismatches:
-        mismatches = [
-            "rows: found other scenes, times, poses or neighbours of the same tokens, or other "
-            "augmentations"
-        ]
-    if mismatches:
-        raise FingerprintError(
-            path, mismatches, "Resume with the same data, teacher and configuration, or dump anew."
-        )

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 
@@ -77,7 +77,7 @@ def local_workforce(workers: int, device: str) -> Iterator[Workforce]:
 
 @contextmanager
 def remote_workforce(address: str) -> Iterator[Workforce]:
-    """The workers of a running cluster; afterwards they have let go of the teacher.
+    """The workers of a running cluster; afterwards, or after an error, they let go of the teacher.
 
     Args:
         address: Of its scheduler, for example ``tcp://10.0.0.1:8786``.
@@ -93,8 +93,18 @@ def remote_workforce(address: str) -> Iterator[Workforce]:
             "dask scheduler, and give the address that it prints"
         ) from error
     with client:
-        yield Workforce(client=client, address=address, check=_Patience(address).check)
-        client.run(forget_teacher, on_error="ignore")
+        try:
+            yield Workforce(client=client, address=address, check=_Patience(address).check)
+        finally:
+            # Of a lost scheduler there is nothing more to say.
+            if client.status == "running":
+                with suppress(OSError):
+                    client.run(_forget, wait=False, on_error="ignore")
+
+
+async def _forget() -> None:
+    """Let go of the teacher as soon as the part under way is done; the worker goes on meanwhile."""
+    await asyncio.to_thread(forget_teacher)
 
 
 def _scheduler() -> LocalCluster:

@@ -29,7 +29,7 @@ class ChangeCounter:
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        writes = event == "open" and arguments[1] == "wb"
+        writes = event == "open" and arguments[1] == "xb"
         if (writes or event in CHANGES) and str(arguments[0]).startswith(self.folder):
             self.count += 1
             if self.count == self.kill_at:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import store.writer as store_writer
+from store.copy import copy_store
+from store.dump_plan import Plan
 from store.errors import (
     CacheError,
     DamagedRowError,
@@ -17,9 +20,11 @@ from store.errors import (
     SealedStoreError,
     UnsafeStoreError,
 )
-from store.files import FileEntry, read_sealed_json, sealed_json
+from store.files import FileEntry, publish, read_sealed_json, sealed_json
+from store.manifest import Manifest
 from store.reader import Cache, open_cache
 from store.schema import Coverage
+from store.seal import pack
 from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import build, fingerprint, identities, tree, write_pending
@@ -204,6 +209,40 @@ def test_the_manifest_hash_is_the_identity_of_the_content(pristine: Path, tmp_pa
     assert re.fullmatch("[0-9a-f]{64}", again.manifest_hash)
 
 
+def test_nothing_is_written_through_a_link_in_a_temporarys_place(pristine: Path, tmp_path: Path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for folder, name in (("copy", "manifest.json.tmp"), ("dump", "plan.json.tmp")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).symlink_to(victim)
+    copy_store(pristine, tmp_path / "copy")
+    with pytest.raises(UnsafeStoreError, match=r"plan\.json\.tmp is a symbolic link"):
+        build(tmp_path / "dump", 3)
+    publish(tmp_path / "dump/plan.json", b"plan")
+    assert victim.read_text() == "precious"
+    assert tree(tmp_path / "copy") == tree(pristine)
+
+
+def test_a_link_in_a_destination_is_not_followed(pristine: Path, tmp_path: Path):
+    rows = identities(19)
+    made_for = fingerprint(rows)
+    StoreWriter.open(tmp_path / "dump", made_for, rows)
+    (tmp_path / "copy").mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for folder in ("dump", "copy"):
+        (tmp_path / folder / "rows").symlink_to(outside)
+    with pytest.raises(UnsafeStoreError, match="rows is a symbolic link"):
+        copy_store(pristine, tmp_path / "copy")
+    with pytest.raises(UnsafeStoreError, match="rows is a symbolic link"):
+        StoreWriter.open(tmp_path / "dump", made_for, rows, resume=True)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked/dump.lock").symlink_to(outside / "lock")
+    with pytest.raises(UnsafeStoreError, match=r"dump\.lock is a symbolic link"):
+        build(tmp_path / "locked", 3)
+    assert not list(outside.iterdir())
+
+
 def test_damage_before_sealing_makes_the_part_pending_again(tmp_path: Path, pristine: Path):
     path = tmp_path / "store"
     rows = identities(19)
@@ -216,6 +255,30 @@ def test_damage_before_sealing_makes_the_part_pending_again(tmp_path: Path, pris
         writer.finalise()
     assert writer.pending_parts == [range(16, 19)]
     write_pending(writer, made_for)
+    writer.finalise()
+    assert tree(path) == tree(pristine)
+
+
+def test_damage_while_sealing_costs_no_part(
+    tmp_path: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "store"
+    rows = identities(19)
+    made_for = fingerprint(rows, Coverage.DENSE)
+    writer = StoreWriter.open(path, made_for, rows)
+    write_pending(writer, made_for)
+
+    def packed_badly(root: Path, plan: Plan) -> Manifest:
+        manifest = pack(root, plan)
+        data = (root / "boxes/centre/c/0/0").read_bytes()
+        (root / "boxes/centre/c/0/0").write_bytes(bytes([data[0] ^ 1, *data[1:]]))
+        return manifest
+
+    monkeypatch.setattr(store_writer, "pack", packed_badly)
+    with pytest.raises(DamagedRowError, match="'boxes/centre' of row 'token-0001'"):
+        writer.finalise()
+    assert writer.pending_parts == []
+    monkeypatch.undo()
     writer.finalise()
     assert tree(path) == tree(pristine)
 

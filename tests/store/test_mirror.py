@@ -56,6 +56,33 @@ def test_a_spoilt_file_of_the_mirror_comes_again(store: Path, bucket: str, tmp_p
         assert (mirror / key).read_bytes() == (store / key).read_bytes()
 
 
+def test_what_is_no_file_in_the_mirror_is_replaced_and_not_followed(
+    store: Path, bucket: str, tmp_path: Path
+):
+    copy_store(store, f"{bucket}/store")
+    cache = open_cache(f"{bucket}/store")
+    cache.read_many(cache.tokens)
+    expected = open_cache(store).read_many(cache.tokens)
+    mirror = tmp_path / "mirror" / "bevcache-mirror" / cache.manifest_hash
+    outside = shutil.copytree(mirror / "bev_low", tmp_path / "outside")
+    (outside / "zarr.json").unlink()
+    shutil.rmtree(mirror / "bev_low")
+    (mirror / "bev_low").symlink_to(outside)
+    before = tree(outside)
+    for key in ("bev_high/c/0/0/0/0", "index/digest/c/0/0", "boxes/score/c/0"):
+        (tmp_path / Path(key).parts[1]).write_bytes((mirror / key).read_bytes())
+        (mirror / key).unlink()
+        (mirror / key).symlink_to(tmp_path / Path(key).parts[1])
+    (mirror / "bev_high/c/1/0/0/0").unlink()
+    (mirror / "bev_high/c/1/0/0/0/folder").mkdir(parents=True)
+    for reader in (cache, open_cache(f"{bucket}/store")):
+        for ours, theirs in zip(reader.read_many(cache.tokens), expected, strict=True):
+            assert all(np.array_equal(ours.arrays[k], v) for k, v in theirs.arrays.items())
+    assert tree(outside) == before
+    assert tree(mirror).items() <= tree(store).items()
+    assert not [path for path in mirror.rglob("*") if path.is_symlink()]
+
+
 def test_a_row_that_is_spoilt_at_its_source_is_an_error(store: Path, bucket: str, tmp_path: Path):
     """Its files are as the manifest says, so fetching them again would mend nothing."""
     spoilt = shutil.copytree(store, tmp_path / "spoilt")

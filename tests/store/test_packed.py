@@ -1,5 +1,6 @@
 """Arrays in a lossy encoding, from the writer to the reader."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_a_resumed_dump_writes_the_same_bytes(tmp_path: Path, encoding: Encoding
     write_pending(writer, made_for)
     writer.finalise()
     assert tree(tmp_path / "store") == tree(alone)
+
+
+def test_a_record_whose_rows_have_not_one_range_each_is_none(tmp_path: Path):
+    rows = identities(3)
+    made_for = fingerprint(rows, encoding=Encoding.UINT8)
+    writer = StoreWriter.open(tmp_path / "store", made_for, rows)
+    write_pending(writer, made_for)
+    record = tmp_path / "store/parts/00000000.part"
+    content = record.read_bytes()[:-32].replace(b'"rows":[1,1,1]', b'"rows":[2,0,1]')
+    record.write_bytes(content + hashlib.sha256(content).digest())
+    assert writer.pending_parts == [range(3)]
 
 
 def test_the_summary_names_encoding_and_bound(tmp_path: Path):

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from store.errors import FingerprintError, SealedStoreError
+from store.dump_plan import Plan
+from store.errors import FingerprintError, SealedStoreError, StoreExistsError
 from store.layout import ROWS_PER_PART
 from store.reader import open_cache
+from store.schema import Fingerprint
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, tree, usual_values, write_pending
 
@@ -85,6 +88,44 @@ def test_two_may_seal_at_once(tmp_path: Path):
     for thread in threads:
         thread.join(60)
     assert hashes == [open_cache(tmp_path / "store").manifest_hash] * 3
+
+
+def of_teacher(made_for: Fingerprint, number: int) -> Fingerprint:
+    teacher = made_for.teacher.model_copy(update={"checkpoint_sha256": f"{number:064d}"})
+    return made_for.model_copy(update={"teacher": teacher})
+
+
+def test_of_dumps_that_begin_at_once_one_has_the_folder(tmp_path: Path):
+    rows = identities(400)
+    barrier = threading.Barrier(4)
+
+    def begin(number: int) -> str | None:
+        made_for = of_teacher(fingerprint(rows), number)
+        barrier.wait(60)
+        try:
+            return StoreWriter.open(tmp_path / "store", made_for, rows).plan_hash
+        except StoreExistsError:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        begun = [plan for plan in pool.map(begin, range(4)) if plan]
+    assert begun == [Plan.load(tmp_path / "store").hash]
+
+
+def test_a_part_of_another_plan_is_not_committed_and_not_sealed(tmp_path: Path):
+    rows = identities(19)
+    made_for = fingerprint(rows)
+    ours = StoreWriter.open(tmp_path / "ours", made_for, rows)
+    other = StoreWriter.open(tmp_path / "other", of_teacher(made_for, 1), rows)
+    write_pending(ours, made_for)
+    write_pending(other, made_for)
+    record = "parts/00000000.part"
+    (tmp_path / "other" / record).replace(tmp_path / "ours" / record)
+    assert ours.pending_parts == [range(16)]
+    write_pending(ours, made_for)
+    (tmp_path / "other/plan.json").replace(tmp_path / "ours/plan.json")
+    with pytest.raises(FingerprintError, match="Another dump has begun there"):
+        ours.finalise()
 
 
 def test_another_dumps_plan_is_not_joined(tmp_path: Path):

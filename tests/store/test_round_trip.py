@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from store import layout
+from store.dump_plan import Plan
 from store.encoding import Encoding
 from store.errors import (
     DamagedRowError,
@@ -24,8 +25,16 @@ from store.reader import Cache, open_cache
 from store.rows import CachedRow, RowValues
 from store.schema import Coverage
 from store.summary import summary
+from store.unsealed import UnsealedRows
 from store.writer import StoreWriter
-from tests.store.building import build, fingerprint, identities, row_values, usual_values
+from tests.store.building import (
+    build,
+    fingerprint,
+    identities,
+    row_values,
+    usual_values,
+    write_pending,
+)
 
 
 def assert_same(found: CachedRow, stored: RowValues) -> None:
@@ -130,6 +139,25 @@ def test_a_store_in_float16_stays_within_its_declared_error(tmp_path: Path):
     stored = open_cache(tmp_path / "store")["token-0000"].arrays["bev_high"].astype(np.float64)
     error = np.abs(stored - exact) / np.maximum(1, np.abs(exact))
     assert 0 < error.max() <= 2.0**-11
+
+
+class Overtaken(UnsealedRows):
+    """Another thread keeps the record of another part as soon as this one has kept its own."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_last" and value is not None and value[0] == 0:
+            self.digests(16)
+
+
+def test_threads_may_read_different_parts_of_an_unfinished_store(tmp_path: Path):
+    rows = identities(32)
+    made_for = fingerprint(rows)
+    writer = StoreWriter.open(tmp_path / "store", made_for, rows)
+    write_pending(writer, made_for)
+    plan = Plan.load(tmp_path / "store")
+    alone, overtaken = UnsealedRows(writer.path, plan), Overtaken(writer.path, plan)
+    assert overtaken.digests(2).tolist() == alone.digests(2).tolist()
 
 
 def test_an_unfinished_store_says_how_far_it_is(tmp_path: Path):

@@ -1,8 +1,9 @@
 import os
 import pickle
+import re
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from store.errors import (
 )
 from store.location import LocalFolder
 from store.reader import Cache, open_cache
-from store.remote import Remote
+from store.remote import Remote, Version
 from store.schema import Coverage
 from store.source import evict, mirror_bytes
 from store.verify import verify
@@ -137,15 +138,15 @@ def test_verify_names_every_fault(store: Path, tmp_path: Path):
 def test_an_interrupted_copy_goes_on(store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch):
     sent: list[str] = []
     allowed = [20]
-    put = Remote.put
+    put = Remote.put_version
 
-    def counted_put(self: Remote, key: str, data: bytes) -> None:
+    def counted_put(self: Remote, key: str, data: bytes, replaced: Version) -> bool:
         if len(sent) == allowed[0]:
             raise RemoteError("the line is cut")
         sent.append(key)
-        put(self, key, data)
+        return put(self, key, data, replaced)
 
-    monkeypatch.setattr(Remote, "put", counted_put)
+    monkeypatch.setattr(Remote, "put_version", counted_put)
     with pytest.raises(RemoteError, match="the line is cut"):
         copy_store(store, f"{bucket}/store")
     with pytest.raises(NotACacheError, match=r"holds no manifest\.json"):
@@ -168,6 +169,58 @@ def test_a_destination_that_holds_something_else_is_refused(
     (tmp_path / "full/thesis.tex").write_text("mine")
     with pytest.raises(StoreExistsError, match=r"no copy of this store \(\['thesis.tex'\]\)"):
         copy_store(store, tmp_path / "full")
+
+
+def test_a_copy_never_spoils_what_another_has_written(
+    store: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = build(tmp_path / "other", 40)
+    put = Remote.put_version
+    begun: list[str] = []
+
+    def overtaken(self: Remote, key: str, data: bytes, replaced: Version) -> bool:
+        """While the first copy is at it, another store is copied there, or tried to be."""
+        if key == "manifest.json" and not begun:
+            begun.append(key)
+            with pytest.raises(StoreExistsError, match="is a file of another store, or another"):
+                copy_store(other, f"{bucket}/store")
+        return put(self, key, data, replaced)
+
+    monkeypatch.setattr(Remote, "put_version", overtaken)
+    copy_store(store, f"{bucket}/store")
+    assert begun
+    assert verify(f"{bucket}/store") == []
+    assert open_cache(f"{bucket}/store").manifest_hash == open_cache(store).manifest_hash
+
+
+def test_copies_of_two_stores_to_one_place_at_once_end_in_one_store_or_none(
+    store: Path, bucket: str, tmp_path: Path
+):
+    def copied(source: Path) -> str | None:
+        try:
+            return copy_store(source, f"{bucket}/store").root_hash
+        except StoreExistsError:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [*filter(None, pool.map(copied, (store, build(tmp_path / "other", 40))))]
+    try:
+        found = [open_cache(f"{bucket}/store").manifest_hash]
+        assert verify(f"{bucket}/store") == []
+    except NotACacheError:
+        found = []
+    assert found == done
+
+
+def test_copying_again_mends_a_finished_copy(store: Path, bucket: str):
+    copy_store(store, f"{bucket}/store")
+    Remote(f"{bucket}/store").put("bev_high/c/1/0/0/0", b"spoilt")
+    (fault,) = verify(f"{bucket}/store")
+    assert "bev_high/c/1/0/0/0 has 6 bytes, expected" in fault
+    Remote(f"{bucket}/store").put("boxes/score/c/0", bytes(100_000))
+    assert re.fullmatch(r"boxes/score/c/0 has more than \d+ bytes", verify(f"{bucket}/store")[1])
+    copy_store(store, f"{bucket}/store")
+    assert verify(f"{bucket}/store") == []
 
 
 def test_a_store_behind_a_web_server_reads_like_the_local_one(

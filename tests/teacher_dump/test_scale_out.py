@@ -16,6 +16,7 @@ import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
 
 from frames.nuscenes import read_frames
+from teacher_dump import part_task
 from teacher_dump.scale_out import able_workers
 from teacher_dump.workforce import GPU, Workforce
 from tests.command import command, succeed
@@ -60,6 +61,14 @@ def cluster() -> Iterator[str]:
         silence_logs=logging.CRITICAL,
     ) as running:
         yield running.scheduler_address
+
+
+def teachers_are_gone(seconds: float = 30) -> bool:
+    """Whether the workers of ``cluster``, threads of this process, let go of their teacher."""
+    give_up = time.monotonic() + seconds
+    while part_task._at_work.cache_info().currsize and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return part_task._at_work.cache_info().currsize == 0
 
 
 def mortal(folder: Path, deaths: int) -> tuple[object, ...]:
@@ -117,6 +126,7 @@ def test_a_running_cluster_writes_it_too(
     common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--device", "cpu", "--out")
     succeed(*common, tmp_path / "alone")
     succeed(*common, tmp_path / "store", "--scheduler", cluster)
+    assert teachers_are_gone()
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
     with Client(cluster, set_as_default=False) as client:
         workforce = Workforce(client=client, address=cluster, check=lambda _count: None)
@@ -137,6 +147,7 @@ def test_a_damaged_file_ends_the_dump_and_may_be_mended(
     last.write_bytes(whole[:-3])
     code, text = command(*common, tmp_path / "store", "--scheduler", cluster)
     assert (code, last.name in text, "Traceback" in text) == (1, True, False), text
+    assert teachers_are_gone()
     last.write_bytes(whole)
     succeed(*common, tmp_path / "store", "--scheduler", cluster, "--resume")
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
@@ -156,6 +167,7 @@ def test_ctrl_c_ends_the_dump_and_the_committed_parts_stay(
     threading.Thread(target=press, daemon=True).start()
     code, text = command(*common, *mortal(tmp_path / "m", 0), "--scheduler", cluster)
     assert (code, "continue with --resume" in text) == (130, True), text
+    assert teachers_are_gone()
     assert list((tmp_path / "store").glob("parts/*.part"))
     text = succeed(*common, *mortal(tmp_path / "again", 0), "--resume")
     assert "40/40" in text
