@@ -71,6 +71,14 @@ def teachers_are_gone(seconds: float = 30) -> bool:
     return part_task._at_work.cache_info().currsize == 0
 
 
+def write_mortals_toml(folder: Path, world: Path) -> Path:
+    """A student on the mortal teacher's grid."""
+    toml = write_student_toml(folder, world)
+    own = "cell_size = 1.2\nshape = [64, 64]\n"
+    toml.write_text(toml.read_text().replace("cell_size = 4.8\nshape = [16, 16]\n", own))
+    return toml
+
+
 def mortal(folder: Path, deaths: int) -> tuple[object, ...]:
     folder.mkdir()
     (folder / "deaths").write_text(str(deaths))
@@ -96,7 +104,7 @@ def test_two_processes_write_what_one_writes(
 
 
 def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_path: Path):
-    toml = write_student_toml(tmp_path, longer_world)
+    toml = write_mortals_toml(tmp_path, longer_world)
     common = ("dump-teacher", toml, "--device", "cpu", "--out")
     succeed(*common, tmp_path / "alone", *mortal(tmp_path / "immortal", 0))
     text = succeed(*common, tmp_path / "store", *mortal(tmp_path / "m", 1), "--workers", 2)
@@ -106,7 +114,7 @@ def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_pat
 
 
 def test_when_all_workers_die_the_committed_parts_stay(longer_world: Path, tmp_path: Path):
-    toml = write_student_toml(tmp_path, longer_world)
+    toml = write_mortals_toml(tmp_path, longer_world)
     common = ("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "store")
     code, text = command(*common, *mortal(tmp_path / "m", 2), "--workers", 2)
     assert (code, "error: all 2 workers died (killed by 9, killed by 9)" in text) == (1, True)
@@ -156,7 +164,7 @@ def test_a_damaged_file_ends_the_dump_and_may_be_mended(
 def test_ctrl_c_ends_the_dump_and_the_committed_parts_stay(
     longer_world: Path, tmp_path: Path, cluster: str
 ):
-    toml = write_student_toml(tmp_path, longer_world)
+    toml = write_mortals_toml(tmp_path, longer_world)
     common = ("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "store")
 
     def press() -> None:
