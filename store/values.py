@@ -13,6 +13,9 @@ from store.errors import DamagedRowError, RowValueError
 from store.rows import RowValues
 from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 
+# Spelled once: names are made anew at each asking, and every row asks.
+INDEX_ARRAYS = tuple(places.index_array for places in CELL_PLACES)
+
 
 def digest(values: npt.NDArray[Any]) -> int:
     """crc32c of the values' bytes: processors have an instruction for it."""
@@ -154,12 +157,18 @@ def _index_fault(
     stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint
 ) -> tuple[str, str] | None:
     """The first array, of those there, that counts beyond the grid or the classes; and how."""
-    sizes = {GT_LABELS.name: len(fingerprint.classes)}
-    for places in CELL_PLACES:
-        grid = fingerprint.grid if places is Places.CELLS else fingerprint.grid.coarser
-        sizes[places.index_array] = grid.num_cells
-    for name in sizes.keys() & stored.keys():
-        outside = stored[name][(stored[name] < 0) | (stored[name] >= sizes[name])]
-        if len(outside):
-            return name, f"holds {outside[0]}, expected 0 to {sizes[name] - 1}"
+    for name in (GT_LABELS.name, *INDEX_ARRAYS):
+        values = stored.get(name)
+        if values is None:
+            continue
+        size = len(fingerprint.classes) if name == GT_LABELS.name else _cells(name, fingerprint)
+        # Unsigned, a number below zero is beyond any size.
+        if int(values.view(f"u{values.itemsize}").max(initial=0)) >= size:
+            outside = values[(values < 0) | (values >= size)]
+            return name, f"holds {outside[0]}, expected 0 to {size - 1}"
     return None
+
+
+def _cells(index_array: str, fingerprint: Fingerprint) -> int:
+    on_grid = index_array == Places.CELLS.index_array
+    return (fingerprint.grid if on_grid else fingerprint.grid.coarser).num_cells
