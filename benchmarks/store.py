@@ -257,7 +257,7 @@ def dumping(folder: Path, effort: Effort) -> Report:
     tasks: dict[str, Callable[[int], float]] = {"bare teacher": bare}
     for cover in plans:
         tasks[f"dump, {cover}"] = partial(dumped, cover)
-    seconds = interleaved(tasks, max(3, effort.rounds // 3))
+    seconds = interleaved(tasks, max(3, effort.rounds // 5))
     base = seconds["bare teacher"]
     rows = [
         [name, f"{len(frames) / statistics.median(taken):.1f}", spread(ratios(base, taken), 3)]

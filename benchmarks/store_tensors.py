@@ -173,10 +173,10 @@ def _planned(
 
 
 def real_teacher(folder: Path) -> tuple[CenterPointTeacher, list[Frame], NuScenesConfig]:
-    """The demo's CenterPoint with random weights, and 60 frames of the demo's world."""
+    """The demo's CenterPoint with random weights, and 240 frames of the demo's world."""
     root = folder / "world"
     # As configs/demo_world.toml, with fewer scenes and images that nobody reads.
-    write_world(WorldConfig(train_scenes=3, val_scenes=1, image_size=(16, 44)), root, workers=2)
+    write_world(WorldConfig(train_scenes=12, val_scenes=1, image_size=(16, 44)), root, workers=2)
     run = load_config(Path("configs/demo_teacher.toml"), TeacherRun, data__root=root)
     torch.manual_seed(0)
     checkpoint = folder / "teacher.pt"

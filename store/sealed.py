@@ -104,6 +104,12 @@ class SealedRows:
         layout, start, stop = self._span(spec, row)
         size = layout.chunk
         values = np.empty((stop - start, *spec.shape), spec.dtype)
+        index, first = divmod(start, size)
+        if first + stop - start <= size:
+            # All in one chunk, as nearly always.
+            if stop > start:
+                self._chunk(layout, index).read(values, first)
+            return values
         for index in _chunks(start, stop, size):
             first, last = max(start, index * size), min(stop, (index + 1) * size)
             chunk = self._chunk(layout, index)
