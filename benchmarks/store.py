@@ -43,7 +43,7 @@ from benchmarks.store_tensors import (
 from commands.progress import console
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
-from store.rows import rows_of_frames
+from store.rows import CachedRow, rows_of_frames
 from store.schema import Coverage
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, code_revision, dump, plan_dump
@@ -182,7 +182,7 @@ def loaders(title: str, folder: Path, frames: int, effort: Effort) -> Report:
     return Report(title, ("format", "frames/s", "time ÷ bevcache's"), rows)
 
 
-def _epoch(loader: DataLoader[Row], _turn: int) -> float:
+def _epoch(loader: DataLoader[Row | CachedRow], _turn: int) -> float:
     return seconds_of(lambda: list(map(len, loader)))
 
 

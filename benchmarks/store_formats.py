@@ -1,6 +1,7 @@
 """What a user would write otherwise, each in its usual and fast form, on the same frames.
 
-A reader is a function from a frame's row to its arrays, which the caller owns.
+A reader is a function from a frame's row to its arrays, which the caller owns; ours gives what a
+loss reads, ground truth as boxes included.
 """
 
 import io
@@ -17,9 +18,10 @@ from torch.utils.data import Dataset
 
 from benchmarks.store_tensors import Row, Tensors, as_arrays
 from store.reader import open_cache
+from store.rows import CachedRow
 from store.writer import StoreWriter
 
-Reader = Callable[[int], Row]
+Reader = Callable[[int], Row | CachedRow]
 
 
 class Format(ABC):
@@ -69,12 +71,7 @@ class Bevcache(Format):
         """See ``Format``."""
         cache = open_cache(folder)
         tokens = cache.tokens
-
-        def read(row: int) -> Row:
-            found = cache[tokens[row]]
-            return as_arrays(found.arrays, found.gt)
-
-        return read
+        return lambda row: cache[tokens[row]]
 
 
 class Npy(Format):
@@ -280,7 +277,7 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
-class FrameDataset(Dataset[Row]):
+class FrameDataset(Dataset[Row | CachedRow]):
     """Frames for a DataLoader; opened in the worker that reads first."""
 
     def __init__(self, format_: Format, folder: Path, frames: int) -> None:
@@ -290,14 +287,13 @@ class FrameDataset(Dataset[Row]):
     def __len__(self) -> int:
         return self.frames
 
-    def __getitem__(self, row: int) -> Row:
+    def __getitem__(self, row: int) -> Row | CachedRow:
         if self._reader is None:
             self._reader = self.format.open(self.folder)
         return self._reader(row)
 
 
-def joined(frames: list[Row]) -> dict[str, torch.Tensor]:
+def joined(frames: list[Row | CachedRow]) -> dict[str, torch.Tensor]:
     """A batch: each array's values of all frames, one after the other."""
-    return {
-        key: torch.from_numpy(np.concatenate([frame[key] for frame in frames])) for key in frames[0]
-    }
+    rows = [as_arrays(f.arrays, f.gt) if isinstance(f, CachedRow) else f for f in frames]
+    return {key: torch.from_numpy(np.concatenate([row[key] for row in rows])) for key in rows[0]}

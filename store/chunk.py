@@ -17,6 +17,7 @@ from numcodecs import zstd
 from store.errors import DamagedStoreError
 from store.files import open_plain
 from store.layout import ArrayLayout
+from store.source import Source
 
 _CHECKSUM_BYTES = 4
 # Of the index behind a shard's inner chunks: where each begins, and its bytes.
@@ -24,6 +25,36 @@ _ENTRY = struct.Struct("<QQ")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # ZSTD_compressBound of zstd.h: what cannot be compressed grows by 1/256 and at most 64 bytes.
 _ZSTD_SLACK = 64
+
+
+class MapArray:
+    """An array of whole maps, one a row; safe in threads and forked processes.
+
+    Args:
+        source: Where its shards come from.
+        layout: On the disk.
+    """
+
+    def __init__(self, source: Source, layout: ArrayLayout) -> None:
+        self._source = source
+        self._layout = layout
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """One row's map, not yet held against its digest.
+
+        Raises:
+            DamagedStoreError: Its shard is missing or does not decode.
+            CacheError: It cannot be fetched.
+        """
+        self._source.fetch(self.files(row))
+        try:
+            return read_map(self._source.root, self._layout, row)
+        except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:
+            raise DamagedStoreError(f"its shard does not decode ({error})") from error
+
+    def files(self, row: int) -> list[str]:
+        """The shard that holds the row's map."""
+        return [self._layout.chunk_key(row // self._layout.chunk)]
 
 
 def read_map(root: Path, layout: ArrayLayout, row: int) -> npt.NDArray[Any]:
@@ -64,39 +95,6 @@ def read_fixed(root: Path, layout: ArrayLayout) -> npt.NDArray[Any]:
         part = values[index * layout.chunk : (index + 1) * layout.chunk]
         decode((root / layout.chunk_key(index)).read_bytes(), part)
     return values[: layout.shape[0]]
-
-
-class RaggedChunk:
-    """A ragged array's chunk file, kept open; safe in threads and forked processes.
-
-    It is not mapped: to touch a page of a mapped file that has been cut short, or lies on a bad
-    disk, ends the process.
-    """
-
-    __slots__ = ("_descriptor", "_path")
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-        self._descriptor = open_plain(path)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read(self, values: npt.NDArray[Any], first: int) -> None:
-        """Fill an array with the values from ``first`` on, not yet held against their digest.
-
-        Raises:
-            DamagedStoreError: The file has become shorter, or cannot be read.
-        """
-        offset = first * values.strides[0]
-        try:
-            found = os.preadv(self._descriptor, [values.data], offset)
-        except OSError as error:
-            raise DamagedStoreError(f"{self._path} cannot be read: {error.strerror}") from error
-        if found != values.nbytes:
-            raise DamagedStoreError(f"{self._path} has become shorter; fetch the store again")
 
 
 def decode(chunk: bytes, values: npt.NDArray[Any]) -> None:

@@ -89,23 +89,25 @@ class DamagedRowError(DamagedStoreError):
     """One array of one row is missing or not as it was written.
 
     Attributes:
+        store: Where it is.
         token: The row.
         array: The array.
         found: What is wrong with it.
     """
 
-    def __init__(self, token: str, array: str, found: str) -> None:
+    def __init__(self, store: Path | str, token: str, array: str, found: str) -> None:
         super().__init__(
-            f"array {array!r} of row {token!r} is damaged: {found}. Fetch the store again, "
+            f"array {array!r} of row {token!r} is damaged: {found}. Fetch {store} again, "
             "or dump it anew."
         )
+        self.store = store
         self.token = token
         self.array = array
         self.found = found
 
-    def __reduce__(self) -> tuple[type["DamagedRowError"], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type["DamagedRowError"], tuple[Path | str, str, str, str]]:
         # By default an exception is rebuilt from its message alone, which __init__ does not take.
-        return DamagedRowError, (self.token, self.array, self.found)
+        return DamagedRowError, (self.store, self.token, self.array, self.found)
 
 
 class UnknownTokenError(CacheError):

@@ -1,16 +1,17 @@
 """The reader of a store: rows by token and view, nothing damaged or missing passed on."""
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 import torch
 
 from frames.boxes import Boxes3D
 from store.catalogue import resolve
-from store.chunk import read_map
+from store.chunk import MapArray
 from store.dump_plan import Plan
 from store.errors import (
     DamagedRowError,
@@ -21,18 +22,35 @@ from store.errors import (
     UnknownTokenError,
     UnsafeStoreError,
 )
-from store.layout import MANIFEST, PLAN, ROWS_PER_PART, ArrayLayout, map_layout
+from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
 from store.remote import Remote, is_url
 from store.rows import CachedRow, RowIdentity, check_identities
-from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint
 from store.sealed import SealedRows
 from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
 from store.unsealed import UnsealedRows
-from store.values import decoded_row, digest
+from store.values import RowDecoder, digest
 
 # How often a mirrored file may be gone between its fetch and its reading, or spoilt.
 EVICTIONS = 4
+# What is found of such a file.
+FAULTS = (DamagedStoreError, UnsafeStoreError, FileNotFoundError)
+
+
+@runtime_checkable
+class StoredArray(Protocol):
+    """An array of a store, wherever its values lie."""
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """A copy of the row's values, not yet held against their digest.
+
+        Raises:
+            CacheError: They cannot be read.
+        """
+
+    def files(self, row: int) -> list[str]:
+        """The files that hold them, of those that may have to be fetched."""
 
 
 class Cache:
@@ -64,8 +82,12 @@ class Cache:
         self._source = source
         self._rows = rows
         self._identities: list[RowIdentity] | None = None
-        # What is read of a row, and the column of its digest.
-        self._read = tuple(enumerate(fingerprint.stored))
+        self._decode = RowDecoder(source.name, fingerprint)
+        # What is read of a row: the column of its digest, its name, and where it lies.
+        self._read = tuple(
+            (column, spec.name, rows.arrays.get(spec.name) or self._map_array(spec))
+            for column, spec in enumerate(fingerprint.stored)
+        )
 
     def only(self, arrays: Collection[str]) -> "Cache":
         """The same cache, of whose rows no more than these arrays are read, or fetched.
@@ -82,7 +104,7 @@ class Cache:
         wanted = {*arrays, GT_VALUES.name, GT_LABELS.name}
         wanted |= {own.name for name in arrays if (own := given[name].ranges)}
         narrowed = copy(self)
-        narrowed._read = tuple((at, spec) for at, spec in self._read if spec.name in wanted)
+        narrowed._read = tuple(read for read in self._read if read[1] in wanted)
         return narrowed
 
     def __len__(self) -> int:
@@ -104,7 +126,7 @@ class Cache:
             RemoteError: The store is behind a URL that does not answer.
         """
         row = self._row(token, view)
-        arrays = decoded_row(self.stored(token, view), self.fingerprint, self._told(token, view))
+        arrays = self._decode(self.stored(token, view), self._told(token, view))
         gt = Boxes3D(
             torch.from_numpy(arrays.pop(GT_VALUES.name)),
             torch.from_numpy(arrays.pop(GT_LABELS.name)),
@@ -135,16 +157,24 @@ class Cache:
             UnknownTokenError: The cache has no such frame or view.
         """
         names = (spec.name for spec in self.fingerprint.stored)
-        return dict(zip(names, self._rows.digests(self._row(token, view)).tolist(), strict=True))
+        return dict(zip(names, self._rows.digests(self._row(token, view)), strict=True))
 
     def stored(self, token: str, view: int = 0) -> dict[str, npt.NDArray[Any]]:
         """A row's arrays in their stored form, by name; raises as :meth:`row`."""
         row = self._row(token, view)
-        name = self._told(token, view)
-        digests = self._rows.digests(row).tolist()
-        return {
-            spec.name: self._values(spec, name, row, digests[column]) for column, spec in self._read
-        }
+        digests = self._rows.digests(row)
+        values = {}
+        for column, name, array in self._read:
+            try:
+                found = array.read(row)
+            except FAULTS:
+                found = None
+            if found is None or digest(found) != digests[column]:
+                found = self._read_again(
+                    array, row, digests[column], (self._told(token, view), name)
+                )
+            values[name] = found
+        return values
 
     def read_many(self, rows: Sequence[str | tuple[str, int]]) -> list[CachedRow]:
         """Several rows, each a token (its view 0) or a token and a view; read side by side by URL.
@@ -169,7 +199,7 @@ class Cache:
     def _fetch(self, rows: Iterable[int]) -> None:
         if self._source.evicts:
             self._source.fetch(
-                key for row in rows for _, spec in self._read for key in self._files(spec, row)
+                key for row in rows for _, _, array in self._read for key in array.files(row)
             )
 
     def shards(self, tokens: Iterable[str]) -> list[int] | None:
@@ -181,7 +211,7 @@ class Cache:
         Raises:
             UnknownTokenError: The cache has no such frame.
         """
-        dense = any(spec.places is Places.MAP for _, spec in self._read)
+        dense = any(isinstance(array, MapArray) for _, _, array in self._read)
         if not (self._source.evicts and dense):
             return None
         return [self._row(token, 0) // ROWS_PER_PART for token in tokens]
@@ -202,43 +232,27 @@ class Cache:
             )
         return self._rows.row_of[token] + view
 
-    def _values(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
-        for _ in range(EVICTIONS):
-            try:
-                return self._checked(spec, token, row, stated)
-            except (DamagedStoreError, UnsafeStoreError, FileNotFoundError):
-                if not self._source.evicts:
-                    raise
-                # Another process has evicted the file since its fetch, or it was spoilt here.
-                self._source.renew(self._files(spec, row))
-                self._rows.forget_files()
-        return self._checked(spec, token, row, stated)
-
-    def _files(self, spec: ArraySpec, row: int) -> list[str]:
-        if spec.places is not Places.MAP:
-            return self._rows.files(spec, row)
-        return [self._map_layout(spec).chunk_key(row // ROWS_PER_PART)]
-
-    def _map_layout(self, spec: ArraySpec) -> ArrayLayout:
-        return map_layout(spec, len(self) * self.views)
-
-    def _checked(self, spec: ArraySpec, token: str, row: int, stated: int) -> npt.NDArray[Any]:
-        if spec.places is Places.MAP:
-            values = self._map(spec, token, row)
-        else:
-            values = self._rows.values(spec, row)
-        if digest(values) != stated:
-            raise DamagedRowError(token, spec.name, "its bytes do not have their digest")
-        return values
-
-    def _map(self, spec: ArraySpec, token: str, row: int) -> npt.NDArray[Any]:
-        self._source.fetch(self._files(spec, row))
+    def _read_again(
+        self, array: StoredArray, row: int, stated: int, told: tuple[str, str]
+    ) -> npt.NDArray[Any]:
+        """As another process may have evicted the file since its fetch, or it was spoilt here."""
+        for _ in range(EVICTIONS if self._source.evicts else 0):
+            self._source.renew(array.files(row))
+            self._rows.forget_files()
+            with suppress(*FAULTS):
+                found = array.read(row)
+                if digest(found) == stated:
+                    return found
         try:
-            return read_map(self._source.root, self._map_layout(spec), row)
-        except (DamagedStoreError, ValueError, RuntimeError, OSError) as error:
-            raise DamagedRowError(
-                token, spec.name, f"its shard does not decode ({error})"
-            ) from error
+            found = array.read(row)
+        except DamagedStoreError as error:
+            raise DamagedRowError(self.name, *told, str(error)) from error
+        if digest(found) != stated:
+            raise DamagedRowError(self.name, *told, "its bytes do not have their digest")
+        return found
+
+    def _map_array(self, spec: ArraySpec) -> MapArray:
+        return MapArray(self._source, map_layout(spec, len(self) * self.views))
 
 
 def open_cache(location: Path | str, *, allow_incomplete: bool = False) -> Cache:
@@ -299,7 +313,7 @@ def _open_rows(source: Source, manifest: Manifest) -> SealedRows:
     for _ in range(EVICTIONS):
         try:
             return SealedRows(source, manifest)
-        except (DamagedStoreError, UnsafeStoreError, FileNotFoundError):
+        except FAULTS:
             if not source.evicts:
                 raise
             # As when a row is read: evicted by another process, or spoilt since it arrived.

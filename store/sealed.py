@@ -1,9 +1,5 @@
-"""The small targets and the index of a sealed store: the index is held, the rest kept open."""
+"""The rows of a sealed store: who they are, and the values of its ragged arrays."""
 
-import resource
-import sys
-from collections import OrderedDict
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,36 +7,28 @@ import numpy.typing as npt
 import torch
 
 from frames.augment import BevAugment
-from store.chunk import RaggedChunk, read_fixed
+from store.chunk import read_fixed
 from store.errors import DamagedStoreError, UnsafeStoreError
-from store.guard import check_file, check_metadata, check_size
-from store.layout import ArrayLayout, offsets_key, ragged_places
+from store.guard import check_file, check_metadata
+from store.layout import offsets_key, ragged_places
 from store.manifest import Manifest
+from store.ragged import OpenChunks, RaggedArray
 from store.rows import RowIdentity, unpacked_names
-from store.schema import MAX_ROW_BYTES, ArraySpec, Places
+from store.schema import MAX_ROW_BYTES, Places
 from store.source import Source
-
-# Chunk files of a mirrored store that are kept open: an evicted file keeps its disk space so long.
-OPEN_MIRRORED = 64
-# Of a local store: a quarter of what the process may open, as training has two stores open.
-# To open one anew costs a tenth of a millisecond, and a shuffled row has a dozen.
-OPEN_SHARE = 4
 
 
 class SealedRows:
-    """Rows of the ragged arrays.
-
-    Chunk files are opened when a row of them is first read; the one opened first is closed once
-    there are too many. Pickling closes them.
+    """Rows of the ragged arrays; the index is held, the values stay on the disk.
 
     Attributes:
         row_of: Row of each token's view 0, in row order.
+        arrays: The ragged ones, by name.
     """
 
     def __init__(self, source: Source, manifest: Manifest) -> None:
         self._source = source
         self._manifest = manifest
-        self._layouts = {layout.key: layout for layout in manifest.ragged}
         self._fixed_layouts = {layout.key: layout for layout in manifest.fixed}
         source.prepare(manifest)
         source.fetch(manifest.index_files)
@@ -59,20 +47,20 @@ class SealedRows:
             places: self._fixed(offsets_key(places))
             for places in ragged_places(manifest.fingerprint)
         }
-        self._ragged = {
-            spec.name: (self._layouts[spec.name], self._offsets[spec.places.counted_as])
-            for spec in manifest.fingerprint.stored
-            if spec.name in self._layouts
+        self._chunks = OpenChunks(source, manifest)
+        specs = {spec.name: spec for spec in manifest.fingerprint.stored}
+        self.arrays: dict[str, RaggedArray] = {
+            layout.key: RaggedArray(
+                layout, self._offsets[specs[layout.key].places.counted_as], self._chunks
+            )
+            for layout in manifest.ragged
         }
-        self._chunks: OrderedDict[tuple[str, int], RaggedChunk] = OrderedDict()
         self._check_index()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_chunks": OrderedDict()}
-
-    def digests(self, row: int) -> npt.NDArray[np.uint32]:
+    def digests(self, row: int) -> list[int]:
         """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
-        return np.asarray(self._digests[row])
+        digests: list[int] = self._digests[row].tolist()
+        return digests
 
     def identities(self) -> list[RowIdentity]:
         """Who the rows are, in order."""
@@ -95,32 +83,6 @@ class SealedRows:
         """How the teacher saw the row's frame."""
         return BevAugment(torch.from_numpy(self._augments[row].copy()))
 
-    def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
-        """A copy of the row's values of a ragged array, not yet held against their digest.
-
-        Raises:
-            DamagedStoreError: A chunk file is missing or of another size.
-        """
-        layout, start, stop = self._span(spec, row)
-        size = layout.chunk
-        values = np.empty((stop - start, *spec.shape), spec.dtype)
-        index, first = divmod(start, size)
-        if first + stop - start <= size:
-            # All in one chunk, as nearly always.
-            if stop > start:
-                self._chunk(layout, index).read(values, first)
-            return values
-        for index in _chunks(start, stop, size):
-            first, last = max(start, index * size), min(stop, (index + 1) * size)
-            chunk = self._chunk(layout, index)
-            chunk.read(values[first - start : last - start], first - index * size)
-        return values
-
-    def files(self, spec: ArraySpec, row: int) -> list[str]:
-        """The chunk files that hold the row's values of a ragged array."""
-        layout, start, stop = self._span(spec, row)
-        return [layout.chunk_key(index) for index in _chunks(start, stop, layout.chunk)]
-
     def forget_files(self) -> None:
         """Open the chunk files anew when they are next read."""
         self._chunks.clear()
@@ -139,26 +101,6 @@ class SealedRows:
         except UnicodeDecodeError as error:
             raise DamagedStoreError(f"{self._source.name}/{key} is no UTF-8: {error}") from error
 
-    def _span(self, spec: ArraySpec, row: int) -> tuple[ArrayLayout, int, int]:
-        """A ragged array, and where the row's values begin and end in it."""
-        layout, offsets = self._ragged[spec.name]
-        return layout, offsets.item(row), offsets.item(row + 1)
-
-    def _chunk(self, layout: ArrayLayout, index: int) -> RaggedChunk:
-        chunk = self._chunks.get((layout.key, index))
-        if chunk is None:
-            key = layout.chunk_key(index)
-            self._source.fetch([key])
-            path = self._source.root / key
-            check_size(path, self._manifest.files[key])
-            chunk = self._chunks[layout.key, index] = RaggedChunk(path)
-            most = OPEN_MIRRORED if self._source.evicts else _own_files() // OPEN_SHARE
-            # Another thread may close files too; whoever still reads one keeps it.
-            with suppress(KeyError):
-                while len(self._chunks) > most:
-                    self._chunks.popitem(last=False)
-        return chunk
-
     def _check_index(self) -> None:
         counts = self._manifest.counts
         ends = {places: counts.values(places) for places in self._offsets}
@@ -172,19 +114,11 @@ class SealedRows:
             raise DamagedStoreError(
                 f"the index of {self._source.name} contradicts its manifest; fetch the store again"
             )
-        largest = self._row_bytes().max()
+        largest = np.sum([array.row_bytes for array in self.arrays.values()], axis=0).max()
         if largest > MAX_ROW_BYTES:
             raise UnsafeStoreError(
                 f"{self._source.name} has a row of {largest:.0f} bytes; at most {MAX_ROW_BYTES} fit"
             )
-
-    def _row_bytes(self) -> npt.NDArray[np.float64]:
-        """Bytes of each row's ragged values; float64, as a hostile index may say anything."""
-        total = np.zeros(self._manifest.counts.rows)
-        for spec in self._manifest.fingerprint.stored:
-            if spec.name in self._ragged:
-                total += np.diff(self._ragged[spec.name][1]) * float(spec.value_bytes)
-        return total
 
     def _views_in_order(self) -> bool:
         """Whether each frame's views lie side by side, and a canonical store has but one."""
@@ -198,14 +132,3 @@ class SealedRows:
             and bool((numbers == np.arange(rows) % views).all())
             and bool(matrices.all())
         )
-
-
-def _own_files() -> int:
-    """How many files this process may have open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def _chunks(start: int, stop: int, size: int) -> range:
-    """Indices of the chunks of ``size`` values that hold some of ``start`` to ``stop``."""
-    return range(start // size, -(-stop // size) if stop > start else 0)

@@ -13,7 +13,7 @@ from store.guard import check_metadata, refuse_links
 from store.layout import ROWS_PER_PART, store_metadata
 from store.part import PartRecord, record_path
 from store.rows import RowIdentity
-from store.schema import ArraySpec
+from store.schema import ArraySpec, Places
 
 
 class UnsealedRows:
@@ -23,6 +23,7 @@ class UnsealedRows:
         row_of: Row of view 0 of each frame whose views are all committed, in row order.
         parts_done: Committed parts.
         parts_total: Parts of the plan.
+        arrays: The ragged ones, by name.
     """
 
     def __init__(self, root: Path, plan: Plan) -> None:
@@ -42,6 +43,11 @@ class UnsealedRows:
             for row in range(0, len(plan.rows), views)
             if rows.issuperset(range(row, row + views))
         }
+        self.arrays = {
+            spec.name: RecordedArray(self, spec)
+            for spec in plan.fingerprint.stored
+            if spec.places is not Places.MAP
+        }
         self._last: tuple[int, PartRecord] | None = None
 
     def identities(self) -> list[RowIdentity]:
@@ -49,30 +55,24 @@ class UnsealedRows:
         views = range(self._plan.fingerprint.views)
         return [self._plan.rows[row + view] for row in self.row_of.values() for view in views]
 
-    def digests(self, row: int) -> npt.NDArray[np.uint32]:
+    def digests(self, row: int) -> list[int]:
         """crc32c of the row's decoded bytes, in the order of ``Fingerprint.stored``."""
-        return np.asarray(self._record(row).digests[row % ROWS_PER_PART])
+        digests: list[int] = self.record(row).digests[row % ROWS_PER_PART].tolist()
+        return digests
 
     def augment(self, row: int) -> BevAugment:
         """How the teacher saw the row's frame."""
         return self._plan.rows[row].augment
 
-    def values(self, spec: ArraySpec, row: int) -> npt.NDArray[Any]:
-        """A copy of the row's values of a ragged array."""
-        record = self._record(row)
-        counts = record.counts[spec.places.counted_as]
-        end = int(np.cumsum(counts)[row % ROWS_PER_PART])
-        count = int(counts[row % ROWS_PER_PART])
-        return record.values[spec.name][end - count : end].copy()
-
-    def files(self, _spec: ArraySpec, _row: int) -> list[str]:
-        """None to fetch: an unfinished store is a local one."""
-        return []
-
     def forget_files(self) -> None:
         """Nothing is kept open."""
 
-    def _record(self, row: int) -> PartRecord:
+    def record(self, row: int) -> PartRecord:
+        """The record of the row's part.
+
+        Raises:
+            DamagedStoreError: It is gone.
+        """
         index = row // ROWS_PER_PART
         # Read once: another thread may replace it.
         last = self._last
@@ -85,3 +85,32 @@ class UnsealedRows:
             )
         self._last = (index, record)
         return record
+
+
+class RecordedArray:
+    """One ragged array, read from the part records.
+
+    Args:
+        rows: Whose array it is.
+        spec: Which.
+    """
+
+    def __init__(self, rows: UnsealedRows, spec: ArraySpec) -> None:
+        self._rows = rows
+        self._spec = spec
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """A copy of the row's values.
+
+        Raises:
+            DamagedStoreError: Their record is gone.
+        """
+        record = self._rows.record(row)
+        counts = record.counts[self._spec.places.counted_as]
+        end = int(np.cumsum(counts)[row % ROWS_PER_PART])
+        count = int(counts[row % ROWS_PER_PART])
+        return record.values[self._spec.name][end - count : end].copy()
+
+    def files(self, _row: int) -> list[str]:
+        """None to fetch: an unfinished store is a local one."""
+        return []

@@ -1,5 +1,6 @@
 """A row's values, held against the plan before anything is written."""
 
+from collections.abc import Callable
 from typing import Any
 
 import google_crc32c
@@ -10,15 +11,11 @@ from frames.boxes import Boxes3D
 from store.encoding import Encoding, decode, encode, is_writable, largest_error
 from store.errors import DamagedRowError, RowValueError
 from store.rows import RowValues
-from store.schema import CELL_PLACES, GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
 
-# Spelled once: names are made anew at each asking, and every row asks.
-INDEX_ARRAYS = tuple(places.index_array for places in CELL_PLACES)
-
-
-def digest(values: npt.NDArray[Any]) -> int:
-    """crc32c of the values' bytes: processors have an instruction for it."""
-    return int(google_crc32c.value(np.ascontiguousarray(values)))
+# crc32c of the bytes of a contiguous array: processors have an instruction for it.
+digest: Callable[[npt.NDArray[Any]], int] = google_crc32c.value
+_UNSIGNED = {4: "u4", 8: "u8"}
 
 
 def ground_truth_arrays(gt: Boxes3D) -> dict[str, npt.NDArray[Any]]:
@@ -51,31 +48,49 @@ def checked_row(values: RowValues, token: str, fingerprint: Fingerprint) -> list
         name = f"array {spec.name!r} of row {token!r}"
         values_ = _checked_shape(spec, arrays[spec.name], lengths, name)
         stored |= _encoded(spec, values_, name) if spec.encoding else _plain(spec, values_, name)
-    if fault := _index_fault(stored, fingerprint):
+    if fault := _index_fault(stored, _index_sizes(fingerprint)):
         raise RowValueError(f"row {token!r}: array {fault[0]!r} {fault[1]}")
     return [stored[spec.name] for spec in fingerprint.stored]
 
 
-def decoded_row(
-    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint, token: str
-) -> dict[str, npt.NDArray[Any]]:
-    """A row's arrays, by name, as the teacher gave them but for the declared error.
+class RowDecoder:
+    """Makes rows of what is stored.
 
-    Raises:
-        DamagedRowError: A payload or its ranges, a cell or a label is none that a writer writes.
+    Args:
+        store: Where it is.
+        fingerprint: Of it.
     """
-    if fault := _index_fault(stored, fingerprint):
-        raise DamagedRowError(token, *fault)
-    values = dict(stored)
-    for spec in fingerprint.arrays:
-        if spec.encoding and spec.name in values:
-            payload = values[spec.name]
-            ranges = values.pop(spec.ranges.name)[0] if spec.ranges else None
-            if not is_writable(payload, ranges, spec.encoding):
-                why = f"no finite values give such {spec.encoding}"
-                raise DamagedRowError(token, spec.name, why)
-            values[spec.name] = decode(payload, ranges, spec.encoding, spec.channel_axis)
-    return values
+
+    def __init__(self, store: str, fingerprint: Fingerprint) -> None:
+        self._store = store
+        self._sizes = _index_sizes(fingerprint)
+        self._packed = [(spec, spec.encoding) for spec in fingerprint.arrays if spec.encoding]
+
+    def __call__(
+        self, stored: dict[str, npt.NDArray[Any]], token: str
+    ) -> dict[str, npt.NDArray[Any]]:
+        """A row's arrays, by name, as the teacher gave them but for the declared error.
+
+        Args:
+            stored: As they lie in the store, all of them or some.
+            token: Of the row.
+
+        Raises:
+            DamagedRowError: A payload or its ranges, a cell or a label is none that a writer
+                writes.
+        """
+        if fault := _index_fault(stored, self._sizes):
+            raise DamagedRowError(self._store, token, *fault)
+        values = dict(stored)
+        for spec, encoding in self._packed:
+            if spec.name in values:
+                ranges = values.pop(spec.ranges.name)[0] if spec.ranges else None
+                payload = values[spec.name]
+                if not is_writable(payload, ranges, encoding):
+                    why = f"no finite values give such {encoding}"
+                    raise DamagedRowError(self._store, token, spec.name, why)
+                values[spec.name] = decode(payload, ranges, encoding, spec.channel_axis)
+        return values
 
 
 def _lengths(values: RowValues, fingerprint: Fingerprint) -> dict[Places, int]:
@@ -145,22 +160,29 @@ def _all_finite(values: npt.NDArray[Any]) -> bool:
     return bool(np.isfinite(values).all())
 
 
+def _index_sizes(fingerprint: Fingerprint) -> dict[str, int]:
+    """How many cells or classes there are to choose from, by the array that chooses."""
+    return {
+        Places.CELLS.index_array: fingerprint.grid.num_cells,
+        Places.COARSE_CELLS.index_array: fingerprint.grid.coarser.num_cells,
+        GT_LABELS.name: len(fingerprint.classes),
+    }
+
+
 def _index_fault(
-    stored: dict[str, npt.NDArray[Any]], fingerprint: Fingerprint
+    stored: dict[str, npt.NDArray[Any]], sizes: dict[str, int]
 ) -> tuple[str, str] | None:
     """The first array, of those there, that counts beyond the grid or the classes; and how."""
-    for name in (GT_LABELS.name, *INDEX_ARRAYS):
+    for name, size in sizes.items():
         values = stored.get(name)
-        if values is None:
-            continue
-        size = len(fingerprint.classes) if name == GT_LABELS.name else _cells(name, fingerprint)
-        # Unsigned, a number below zero is beyond any size.
-        if int(values.view(f"u{values.itemsize}").max(initial=0)) >= size:
+        if values is not None and _largest(values) >= size:
             outside = values[(values < 0) | (values >= size)]
             return name, f"holds {outside[0]}, expected 0 to {size - 1}"
     return None
 
 
-def _cells(index_array: str, fingerprint: Fingerprint) -> int:
-    on_grid = index_array == Places.CELLS.index_array
-    return (fingerprint.grid if on_grid else fingerprint.grid.coarser).num_cells
+def _largest(indices: npt.NDArray[Any]) -> int:
+    """As unsigned numbers: one below zero is beyond any size. -1 if there are none."""
+    unsigned = indices.view(_UNSIGNED[indices.itemsize])
+    # A quarter of the time that max() takes.
+    return int(unsigned[unsigned.argmax()]) if len(unsigned) else -1

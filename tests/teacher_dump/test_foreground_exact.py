@@ -35,7 +35,7 @@ from store.schema import (
     Target,
     TeacherIdentity,
 )
-from store.values import checked_row, decoded_row
+from store.values import RowDecoder, checked_row
 from store.writer import StoreWriter
 from student_train.targets import FrameTargets, frame_targets
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
@@ -143,7 +143,7 @@ def cached(coverage: Coverage, maps: dict[Target, Tensor], boxes: Boxes3D) -> Ca
     (row,) = teacher_rows(FixedTeacher(maps), [frame_of(boxes)], made_for.given, made_for.masks)
     names = [spec.name for spec in made_for.stored]
     stored = dict(zip(names, checked_row(row, "frame", made_for), strict=True))
-    arrays = decoded_row(stored, made_for, "frame")
+    arrays = RowDecoder("store", made_for)(stored, "frame")
     return CachedRow(token="frame", view=0, augment=BevAugment.identity(), gt=boxes, arrays=arrays)
 
 
