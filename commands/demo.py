@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from commands import steps
+from commands.amounts import human_bytes
 from commands.progress import console
-from commands.tables import human_bytes, scores_table
+from commands.tables import scores_table
 from frames.nuscenes import NuScenesConfig
 from frames.scoring import Scores
 from frames.world.config import WorldConfig
@@ -19,7 +20,7 @@ from runs.config import load_config
 from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
-from student_train.methods import parse_methods
+from student_train.method_names import parse_methods
 from student_train.methods.xgd import COMPONENTS
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun

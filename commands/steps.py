@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from commands.amounts import human_bytes, human_time
 from commands.progress import announce_room, console, progress_bar
-from commands.tables import human_bytes, human_time, plan_table
+from commands.tables import plan_table
 from frames.augment import BevAugmentConfig
 from frames.frame import Frame
 from frames.grid import BEVGrid
@@ -19,8 +20,8 @@ from frames.world.config import WorldConfig
 from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
+from runs.errors import RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
-from runs.fit import RunInterruptedError
 from store.encoding import Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.manifest import Manifest

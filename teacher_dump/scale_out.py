@@ -16,7 +16,8 @@ from distributed.scheduler import KilledWorker
 from frames.frame import Frame
 from store.writer import StoreWriter
 from teacher_dump.dump import frames_of_rows
-from teacher_dump.part_task import DumpJob, ScaleOutError, write_part
+from teacher_dump.errors import ScaleOutError
+from teacher_dump.part_task import DumpJob, write_part
 from teacher_dump.workforce import GPU, Workforce
 
 # A worker that finishes a part finds the next one there; more would only be held for the slow.
