@@ -1,4 +1,4 @@
-"""One file per paper. The dict below is the registry; ``none`` is the empty list."""
+"""One file per paper, and the registry; ``none`` is the empty list."""
 
 from student_train.methods.base import Method
 from student_train.methods.imitation import Imitation
