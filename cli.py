@@ -27,7 +27,7 @@ from teacher_dump.errors import ScaleOutError, TeacherError
 if TYPE_CHECKING:
     import torch
 
-    from commands.steps import Workers
+    from commands.workers import Workers
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
@@ -426,7 +426,7 @@ def _workers(
     Raises:
         typer.BadParameter: Both kinds of workers are asked for, or no address.
     """
-    from commands.steps import Workers
+    from commands.workers import Workers
 
     if local and scheduler:
         raise typer.BadParameter("--workers and --scheduler: expected one of them")
