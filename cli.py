@@ -1,4 +1,7 @@
-"""Command line: a world, a teacher, its cache, students, official scores."""
+"""Command line: a world, a teacher, its cache, students, official scores.
+
+What a command needs is imported in its body, so that the others start fast.
+"""
 
 import json
 import re
@@ -85,11 +88,11 @@ def make_world(
     print_config: PrintConfig = False,
 ) -> None:
     """Write a procedural world as a genuine nuScenes tree."""
-    from commands import steps
+    from commands import world
 
-    world = load_config(config, WorldConfig)
-    if not _printed(world, print_config):
-        steps.make_world(world, out, workers)
+    wanted = load_config(config, WorldConfig)
+    if not _printed(wanted, print_config):
+        world.make_world(wanted, out, workers)
 
 
 @app.command("train-teacher")
@@ -176,7 +179,7 @@ def dump_teacher(
 @app.command("paper-plans")
 def paper_plans_command() -> None:
     """What the losses of the five papers read, at the papers' own sizes (Markdown)."""
-    from commands.tables import paper_plans
+    from commands.plans import paper_plans
 
     typer.echo(paper_plans())
 

@@ -12,6 +12,7 @@ from commands import steps
 from commands.amounts import human_bytes
 from commands.progress import console
 from commands.tables import scores_table
+from commands.world import make_world
 from frames.nuscenes import NuScenesConfig
 from frames.scoring import Scores
 from frames.world.config import WorldConfig
@@ -51,7 +52,7 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
     teacher_run = load_config(configs / "demo_teacher.toml", TeacherRun, data__root=root)
     student_run = load_config(configs / "demo_student.toml", StudentRun, data__root=root)
     console.rule("1 of 5 · a procedural world, as a nuScenes tree")
-    steps.make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
+    make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
     console.rule("2 of 5 · the LiDAR teacher")
     checkpoint = train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE)
     console.rule("3 of 5 · its cache: what the students' losses read, once")

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from commands.amounts import human_bytes, human_time
+from commands.plans import plan_table
 from commands.progress import announce_room, console, progress_bar
-from commands.tables import plan_table
 from commands.workers import Workers, dump_on
 from frames.augment import BevAugmentConfig
 from frames.frame import Frame
@@ -17,8 +17,6 @@ from frames.grid import BEVGrid
 from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import NuScenesConfig, read_frames
 from frames.scoring import Scores, score_nuscenes
-from frames.world.config import WorldConfig
-from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.errors import RunInterruptedError
@@ -38,13 +36,6 @@ from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
-
-
-def make_world(config: WorldConfig, root: Path, workers: int) -> None:
-    """Write a procedural world; one of the same config is kept as it is."""
-    scenes = config.train_scenes + config.val_scenes
-    with progress_bar(f"world · {root}", scenes) as advance:
-        write_world(config, root, workers, on_scene=lambda _done, _total: advance(1))
 
 
 @dataclass(frozen=True, slots=True)

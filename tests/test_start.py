@@ -51,6 +51,7 @@ def test_reading_a_store_loads_nothing_of_training(tmp_path: Path, monkeypatch: 
         ["copy", store, str(tmp_path / "copy")],
         ["catalogue", "add", "toy", store, "--description", "a toy", "--licence", "MIT"],
         ["catalogue", "list"],
+        ["paper-plans"],
     )
     assert "zarr" in packages
     assert not packages & HEAVY
