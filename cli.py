@@ -1,44 +1,36 @@
-"""Command line: a world, a teacher, its cache, students, official scores."""
+"""Command line: a world, a teacher, its cache, students, official scores.
+
+What a command needs is imported in its body, so that the others start fast.
+"""
 
 import json
 import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.traceback import install as pretty_tracebacks
 
-from commands import catalogue, sharing, steps
-from commands import recheck as rechecking
-from commands.demo import run_demo
-from commands.info import describe, tables
 from commands.progress import announce_room, console
-from commands.tables import class_table, paper_plans, scores_table
 from frames.errors import DataError
-from frames.nuscenes import NuScenesConfig
 from frames.world.config import WorldConfig
-from runs.checkpoint import CheckpointError, load_checkpoint
-from runs.config import ConfigError, load_config
-from runs.fit import RunInterruptedError
-from store.encoding import Encoding
+from runs.config import load_config
+from runs.errors import CheckpointError, ConfigError, RunInterruptedError
+from store.choices import MAX_VIEWS, Coverage, Encoding
 from store.errors import CacheError, printable
-from store.reader import open_cache
-from store.schema import MAX_VIEWS, Coverage
-from student_train.config import StudentRun
-from student_train.methods import METHODS, parse_methods
-from student_train.train import train_student
-from teacher_dump.config import TeacherRun
-from teacher_dump.part_task import ScaleOutError
-from teacher_dump.protocol import TeacherError, load_teacher
-from teacher_dump.recheck import TOLERANCE
-from teacher_dump.teachers import OWN_TEACHER
-from teacher_dump.train import train_teacher
+from student_train.method_names import METHOD_NAMES, parse_methods
+from teacher_dump.defaults import OWN_TEACHER, TOLERANCE
+from teacher_dump.errors import ScaleOutError, TeacherError
+
+if TYPE_CHECKING:
+    import torch
+
+    from commands.workers import Workers
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
@@ -83,6 +75,8 @@ def demo(
     ),
 ) -> None:
     """The whole idea in minutes: world, teacher, cache, students with and without it, scores."""
+    from commands.demo import run_demo
+
     run_demo(configs, out, methods.split(","))
 
 
@@ -94,9 +88,11 @@ def make_world(
     print_config: PrintConfig = False,
 ) -> None:
     """Write a procedural world as a genuine nuScenes tree."""
-    world = load_config(config, WorldConfig)
-    if not _printed(world, print_config):
-        steps.make_world(world, out, workers)
+    from commands import world
+
+    wanted = load_config(config, WorldConfig)
+    if not _printed(wanted, print_config):
+        world.make_world(wanted, out, workers)
 
 
 @app.command("train-teacher")
@@ -109,6 +105,9 @@ def train_teacher_command(
     print_config: PrintConfig = False,
 ) -> None:
     """Train a LiDAR teacher; writes OUT/teacher.pt."""
+    from teacher_dump.config import TeacherRun
+    from teacher_dump.train import train_teacher
+
     run = load_config(config, TeacherRun, data__root=data_root)
     if not _printed(run, print_config):
         path = train_teacher(run, out, resume=resume, device=_device(device).type)
@@ -123,7 +122,7 @@ def dump_teacher(
     teacher: Factory = OWN_TEACHER,
     methods: Annotated[
         str, typer.Option(help="Store what these read: names joined with a comma.")
-    ] = ",".join(METHODS),
+    ] = ",".join(METHOD_NAMES),
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
     ] = Coverage.FOREGROUND,
@@ -151,6 +150,12 @@ def dump_teacher(
     ] = "",
 ) -> None:
     """Run a teacher once over the data of a STUDENT's TOML and write its cache to OUT."""
+    import torch
+
+    from commands import steps
+    from student_train.config import StudentRun
+    from teacher_dump.protocol import load_teacher
+
     run = load_config(config, StudentRun, data__root=data_root)
     names = [name.strip() for name in methods.split(",")]
     if "none" in names:
@@ -174,6 +179,8 @@ def dump_teacher(
 @app.command("paper-plans")
 def paper_plans_command() -> None:
     """What the losses of the five papers read, at the papers' own sizes (Markdown)."""
+    from commands.plans import paper_plans
+
     typer.echo(paper_plans())
 
 
@@ -182,7 +189,7 @@ def train_student_command(
     config: ConfigPath,
     out: OutDir,
     method: Annotated[
-        str | None, typer.Option(help=f"none, or of {', '.join(METHODS)}; joined with +.")
+        str | None, typer.Option(help=f"none, or of {', '.join(METHOD_NAMES)}; joined with +.")
     ] = None,
     store: Annotated[
         str | None,
@@ -194,6 +201,10 @@ def train_student_command(
     print_config: PrintConfig = False,
 ) -> None:
     """Train a camera student; writes OUT/student.pt."""
+    from store.reader import open_cache
+    from student_train.config import StudentRun
+    from student_train.train import train_student
+
     run = load_config(config, StudentRun, data__root=data_root)
     run = run.model_copy(update={"method": _method(method or run.method)})
     if _printed(run, print_config):
@@ -223,9 +234,13 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a checkpoint with nuScenes' own evaluator and draw some frames."""
+    from commands import steps
+    from commands.tables import class_table, scores_table
+    from runs.checkpoint import load_checkpoint
+
     detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
     changes = {"split": split, "root": data_root, "version": version}
-    data: NuScenesConfig = detector.data.model_copy(
+    data = detector.data.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
     beside = None
@@ -242,6 +257,8 @@ def evaluate(
 @app.command()
 def verify(store: StorePlace) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
+    from commands import sharing
+
     faults = sharing.verify_store(store)
     for fault in faults:
         console.print(f"damaged: {printable(fault)}", soft_wrap=True)
@@ -268,6 +285,11 @@ def recheck(
     device: Device = "auto",
 ) -> None:
     """Run the teacher again on rows of its cache; exit code 1 if one is not what is stored."""
+    from commands import recheck as rechecking
+    from store.reader import open_cache
+    from student_train.config import StudentRun
+    from teacher_dump.protocol import load_teacher
+
     run = load_config(config, StudentRun, data__root=data_root)
     model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
     drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
@@ -290,6 +312,8 @@ def copy(
     destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
 ) -> None:
     """Copy a cache; run again after an interruption, what has arrived is kept."""
+    from commands import sharing
+
     sharing.copy(source, destination)
 
 
@@ -298,6 +322,8 @@ def merge(
     stores: Annotated[list[str], typer.Argument(help="Two or more caches, then a new folder.")],
 ) -> None:
     """Make one cache of several: of other frames, or of other targets of the same frames."""
+    from commands import sharing
+
     *sources, out = stores
     if len(sources) < 2:
         raise typer.BadParameter("expected at least two caches, then a new folder")
@@ -310,6 +336,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a cache or a checkpoint holds."""
+    from commands.info import describe, tables
+
     facts = describe(path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -328,6 +356,8 @@ StoreName = Annotated[str, typer.Argument(help="As in team:NAME.")]
 @names.command("list")
 def catalogue_list(as_json: AsJson = False) -> None:
     """Show what is listed."""
+    from commands import catalogue
+
     if as_json:
         typer.echo(json.dumps(catalogue.list_stores(), indent=2))
     else:
@@ -343,12 +373,16 @@ def catalogue_add(
     replace: Annotated[bool, typer.Option("--replace", help="Though the name is taken.")] = False,
 ) -> None:
     """List a cache under a name."""
+    from commands import catalogue
+
     catalogue.add_store(name, store, description=description, licence=licence, replace=replace)
 
 
 @names.command("remove")
 def catalogue_remove(name: StoreName) -> None:
     """Take a name out; the cache itself stays where it is."""
+    from commands import catalogue
+
     catalogue.remove_store(name)
 
 
@@ -389,12 +423,14 @@ def _method(text: str) -> str:
 
 def _workers(
     local: int | None, scheduler: str, factory: str, checkpoint: Path | None, device: str
-) -> steps.Workers | None:
+) -> "Workers | None":
     """Who dumps instead of this process, if anyone is asked for.
 
     Raises:
         typer.BadParameter: Both kinds of workers are asked for, or no address.
     """
+    from commands.workers import Workers
+
     if local and scheduler:
         raise typer.BadParameter("--workers and --scheduler: expected one of them")
     if scheduler and "://" not in scheduler:
@@ -403,17 +439,19 @@ def _workers(
         return None
     # A cluster's machines may have GPUs where this one has none.
     kind = device if scheduler else _device(device).type
-    return steps.Workers(
+    return Workers(
         local=local, scheduler=scheduler, factory=factory, checkpoint=checkpoint, device=kind
     )
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str) -> "torch.device":
     """Cpu or cuda.
 
     Raises:
         typer.BadParameter: Another name, or there is no CUDA device.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):

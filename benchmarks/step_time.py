@@ -32,9 +32,9 @@ from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.targets import FrameTargets, frame_targets
 from student_train.train import StudentTraining, needs_of
+from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.protocol import Teacher, load_teacher
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import OWN_TEACHER
 
 ONLINE = "(teacher online)"
 WARM_UP = 3

@@ -27,6 +27,7 @@ from rich.table import Table
 from commands import steps
 from commands.progress import console
 from commands.tables import METRICS
+from commands.world import make_world
 from frames.world.config import WorldConfig
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
@@ -56,7 +57,7 @@ def main(
 ) -> None:
     """Run what is missing, then print the table."""
     root = out / "world"
-    steps.make_world(load_config(configs / "gain_world.toml", WorldConfig), root, workers=jobs)
+    make_world(load_config(configs / "gain_world.toml", WorldConfig), root, workers=jobs)
     student = load_config(configs / "gain_student.toml", StudentRun, data__root=root)
     names = arms.split(",")
     store, teacher = _prepare(configs, out, student)

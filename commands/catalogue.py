@@ -5,8 +5,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from commands.amounts import human_bytes
 from commands.progress import console
-from commands.tables import human_bytes
 from store.catalogue import Catalogue, Listing, read_catalogue, resolve
 from store.catalogue_file import PREFIX, catalogue_file
 from store.errors import CatalogueError

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from commands import steps
+from commands.amounts import human_bytes
 from commands.progress import console
-from commands.tables import human_bytes, scores_table
+from commands.tables import scores_table
+from commands.world import make_world
 from frames.nuscenes import NuScenesConfig
 from frames.scoring import Scores
 from frames.world.config import WorldConfig
@@ -19,7 +21,7 @@ from runs.config import load_config
 from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
-from student_train.methods import parse_methods
+from student_train.method_names import parse_methods
 from student_train.methods.xgd import COMPONENTS
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
@@ -50,7 +52,7 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
     teacher_run = load_config(configs / "demo_teacher.toml", TeacherRun, data__root=root)
     student_run = load_config(configs / "demo_student.toml", StudentRun, data__root=root)
     console.rule("1 of 5 · a procedural world, as a nuScenes tree")
-    steps.make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
+    make_world(load_config(configs / "demo_world.toml", WorldConfig), root, workers=2)
     console.rule("2 of 5 · the LiDAR teacher")
     checkpoint = train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE)
     console.rule("3 of 5 · its cache: what the students' losses read, once")

@@ -8,7 +8,7 @@ from rich.pretty import pretty_repr
 from rich.table import Table
 from rich.text import Text
 
-from commands.tables import human_bytes
+from commands.amounts import human_bytes
 from runs.checkpoint import load_checkpoint
 from store.catalogue_file import PREFIX
 from store.errors import NotACacheError, printable

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from commands.tables import human_bytes
+from commands.amounts import human_bytes
 
 # Paths and names are no markup.
 console = Console(markup=False)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from commands.amounts import human_bytes
 from commands.progress import announce_room, console, progress_bar
-from commands.tables import human_bytes
-from runs.fit import RunInterruptedError
+from runs.errors import RunInterruptedError
 from store.copy import copy_store
 from store.errors import StoreWriteError
 from store.location import LocalFolder, locate

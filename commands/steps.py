@@ -1,26 +1,26 @@
 """The steps of the main job, each with its progress on the console."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from commands.amounts import human_bytes, human_time
+from commands.plans import plan_table
 from commands.progress import announce_room, console, progress_bar
-from commands.tables import human_bytes, human_time, plan_table
+from commands.workers import Workers, dump_on
 from frames.augment import BevAugmentConfig
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.loading import check_image_files, check_point_files
 from frames.nuscenes import NuScenesConfig, read_frames
 from frames.scoring import Scores, score_nuscenes
-from frames.world.config import WorldConfig
-from frames.world.generate import write_world
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
+from runs.errors import RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
-from runs.fit import RunInterruptedError
 from store.encoding import Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.manifest import Manifest
@@ -33,17 +33,9 @@ from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
 from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
-from teacher_dump.part_task import DumpJob
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
-
-
-def make_world(config: WorldConfig, root: Path, workers: int) -> None:
-    """Write a procedural world; one of the same config is kept as it is."""
-    scenes = config.train_scenes + config.val_scenes
-    with progress_bar(f"world · {root}", scenes) as advance:
-        write_world(config, root, workers, on_scene=lambda _done, _total: advance(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,25 +143,6 @@ def _seconds(teacher: Teacher, planned: PlannedDump, rows: Sequence[int]) -> flo
     return time.perf_counter() - began
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """Who runs the teacher instead of this process, and how they come by it.
-
-    Attributes:
-        local: So many processes of this machine; None for those of ``scheduler``.
-        scheduler: Address of a running Dask cluster.
-        factory: ``package.module:factory`` of the teacher.
-        checkpoint: Its weights.
-        device: ``auto``, ``cpu`` or ``cuda``, as each worker finds it.
-    """
-
-    local: int | None
-    scheduler: str
-    factory: str
-    checkpoint: Path | None
-    device: str
-
-
 def dump_teacher(
     teacher: Teacher,
     planned: PlannedDump,
@@ -193,7 +166,7 @@ def dump_teacher(
             if workers is None:
                 dump(teacher, planned.frames, writer, batch_size=batch_size, on_rows=advance)
             else:
-                _dump_on(workers, planned.frames, writer, batch_size, advance)
+                dump_on(workers, planned.frames, writer, batch_size, advance)
     except KeyboardInterrupt:
         raise RunInterruptedError(
             f"interrupted; the committed parts of {out} stay: continue with --resume"
@@ -203,34 +176,6 @@ def dump_teacher(
         f"sealed {out}: {len(plan.rows)} rows, {human_bytes(stored)} on disk "
         f"({stored / len(cache):,.0f} bytes a frame), manifest {cache.manifest_hash[:12]}"
     )
-
-
-def _dump_on(
-    workers: Workers,
-    frames: list[Frame],
-    writer: StoreWriter,
-    batch_size: int,
-    on_rows: Callable[[int], None],
-) -> None:
-    # Here, so that dask is loaded by those who ask for workers.
-    from teacher_dump.scale_out import dump_on_workers
-    from teacher_dump.workforce import local_workforce, remote_workforce
-
-    job = DumpJob(
-        store=writer.path.absolute(),
-        plan_hash=writer.plan_hash,
-        factory=workers.factory,
-        checkpoint=workers.checkpoint and workers.checkpoint.absolute(),
-        device=workers.device,
-        batch_size=batch_size,
-    )
-    start = (
-        remote_workforce(workers.scheduler)
-        if workers.local is None
-        else local_workforce(workers.local, workers.device)
-    )
-    with start as workforce:
-        dump_on_workers(workforce, job, frames, writer, on_rows)
 
 
 def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:

@@ -1,12 +1,10 @@
-"""Tables for people."""
+"""Scores, for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.table import Table
 
 from frames.scoring import Scores
-from store.paper_scale import PAPERS
-from store.plan import EstimateRow
 
 METRICS = {
     "NDS": "nds",
@@ -16,47 +14,6 @@ METRICS = {
     "mAOE": "maoe",
     "mAVE": "mave",
 }
-
-
-def plan_table(sizes: Sequence[EstimateRow]) -> Table:
-    """What a dump will write, before compression."""
-    table = Table(title="planned arrays (before compression)")
-    for column in ("array", "shape", "stored as"):
-        table.add_column(column)
-    for column in ("max error", "bytes / row", "total"):
-        table.add_column(column, justify="right")
-    for row in sizes:
-        error = f"{row.max_error:.2g}" if row.max_error else "lossless"
-        size = f"{row.bytes_per_row:,.0f}", human_bytes(row.total)
-        table.add_row(row.array, row.shape, row.dtype, error, *size)
-    total = sum(row.total for row in sizes)
-    per_row = sum(row.bytes_per_row for row in sizes)
-    table.add_section()
-    table.add_row("all", "", "", "", f"{per_row:,.0f}", human_bytes(total))
-    return table
-
-
-def paper_plans() -> str:
-    """Markdown: what each paper's losses read at the paper's sizes, array by array."""
-    lines = [
-        "| method | array | one value | dtype | bytes / frame | total |",
-        "|---|---|---|---|---:|---:|",
-    ]
-    for paper in PAPERS:
-        lines += [
-            f"| {paper.method} | {row.array} | {row.shape} | {row.dtype} "
-            f"| {row.bytes_per_row:,.0f} | {human_bytes(row.total)} |"
-            for row in paper.plan
-        ]
-        kept = sum(row.bytes_per_row for row in paper.plan)
-        half, full = (paper.dense_bytes(dtype) for dtype in ("float16", "float32"))
-        frames = f"{paper.frames:,} frames of {paper.dataset}"
-        dense = f"whole maps: {half:,} in float16, {full:,} in float32"
-        lines.append(
-            f"| **{paper.method}** | **all**, {frames} | {dense} | {half / kept:,.1f} times less "
-            f"than float16 | **{kept:,.0f}** | **{human_bytes(kept * paper.frames)}** |"
-        )
-    return "\n".join(lines)
 
 
 def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Table:
@@ -80,20 +37,3 @@ def class_table(scores: Scores) -> Table:
     for name, value in scores.class_ap.items():
         table.add_row(name, f"{value:.3f}")
     return table
-
-
-def human_bytes(count: float) -> str:
-    """1536 -> "1.5 kB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
-
-
-def human_time(seconds: float) -> str:
-    """90 -> "1.5 min"."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"

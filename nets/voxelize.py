@@ -68,10 +68,6 @@ class Voxels:
     point_voxel: Int64[Tensor, " p"]
     batch_size: int
 
-    def mean_of(self, values: Float32[Tensor, "p k"]) -> Float32[Tensor, "v k"]:
-        """Mean over each voxel's points."""
-        return _segment_mean(values, self.point_voxel, len(self.coords))
-
 
 def voxelize(frames: list[Float32[Tensor, "_ c"]], grid: VoxelGrid) -> Voxels:
     """Sort points into voxels; those out of range or not finite are dropped.
@@ -102,10 +98,6 @@ def voxelize(frames: list[Float32[Tensor, "_ c"]], grid: VoxelGrid) -> Voxels:
         ],
         dim=1,
     )
-    mean = _segment_mean(points, point_voxel, len(key))
+    total = points.new_zeros(len(key), points.shape[1]).index_add(0, point_voxel, points)
+    mean = total / torch.bincount(point_voxel)[:, None]
     return Voxels(mean, coords.int(), points, point_voxel, len(frames))
-
-
-def _segment_mean(values: Tensor, segment: Tensor, count: int) -> Tensor:
-    total = values.new_zeros(count, values.shape[1]).index_add(0, segment, values)
-    return total / torch.bincount(segment, minlength=count)[:, None]

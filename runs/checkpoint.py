@@ -9,12 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from runs.errors import CheckpointError
+
 Kind = Literal["teacher", "student"]
 FORMAT = 1
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged, or of another kind or shape than expected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from runs.errors import ConfigError
+
 Config = TypeVar("Config", bound=BaseModel)
-
-
-class ConfigError(Exception):
-    """A configuration file that cannot be used as it is."""
 
 
 def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config:

@@ -24,11 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from runs.checkpoint import load_safely
+from runs.errors import RunInterruptedError
 from runs.sampler import StepSampler, TrainingData
-
-
-class RunInterruptedError(Exception):
-    """Ctrl-C; what is done so far is kept and the run can go on."""
 
 
 class FitConfig(BaseModel):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runs.config import ConfigError
+from runs.errors import ConfigError
 
 RECORD = "config.json"
 

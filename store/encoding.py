@@ -22,13 +22,14 @@ Encoding depends on nothing but the values: every machine writes the same payloa
 """
 
 from collections.abc import Iterable
-from enum import StrEnum
 from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from store.choices import Encoding as Encoding  # everyone imports it from here
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 ChannelAxis = Literal[0, -1]
@@ -39,58 +40,6 @@ FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
-class Encoding(StrEnum):
-    """The representations a stored array of floats may have."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    UINT8 = "uint8"
-    FLOAT8 = "float8"
-
-    @property
-    def payload_dtype(self) -> Literal["float32", "float16", "uint16", "uint8"]:
-        """Number type of the stored payload."""
-        return _PAYLOAD_DTYPE[self]
-
-    @property
-    def has_ranges(self) -> bool:
-        """Whether decoding needs the ranges of the row's channels."""
-        return self in _UNITS
-
-    @property
-    def max_error(self) -> float:
-        """Bound on :func:`largest_error`, which says against what the error is held.
-
-        - float32: 0.
-        - float16: 2^-11, half a unit in the last of 11 significant bits, up to 65504. Greater
-          values become infinite, and their error with them.
-        - bfloat16: 2^-8, the same with 8 bits. Every finite float32 has a finite nearest value,
-          subnormals too: what would round to infinity becomes the greatest finite value.
-        - uint8: 1/255, half a step of a range as wide as twice the largest magnitude. A channel
-          without negative values, as after a ReLU, keeps half of it, 1/510.
-        - float8: 1/28, half a step of 32 just below the greatest value 448. A value is also within
-          2^-4 of itself, down to 2^-6/448 of the largest magnitude.
-
-        The scaled two have 2^-20 more, for the float32 roundings of the decoded value.
-        """
-        return _MAX_ERROR[self]
-
-
-_PAYLOAD_DTYPE: dict[Encoding, Literal["float32", "float16", "uint16", "uint8"]] = {
-    Encoding.FLOAT32: "float32",
-    Encoding.FLOAT16: "float16",
-    Encoding.BFLOAT16: "uint16",
-    Encoding.UINT8: "uint8",
-    Encoding.FLOAT8: "uint8",
-}
-_MAX_ERROR = {
-    Encoding.FLOAT32: 0.0,
-    Encoding.FLOAT16: 2.0**-11,
-    Encoding.BFLOAT16: 2.0**-8,
-    Encoding.UINT8: 1 / 255 + 2.0**-20,
-    Encoding.FLOAT8: 1 / 28 + 2.0**-20,
-}
 # Places decoded in one go, in float64: so many fit the processor's cache.
 _ROWS_AT_ONCE = 256
 # Where in its channel's range each of the 256 payloads lies.

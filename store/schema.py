@@ -23,7 +23,9 @@ from frames.augment import BevAugment, BevAugmentConfig
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
-from store.encoding import ChannelAxis, Encoding
+from store.choices import MAX_VIEWS, Encoding
+from store.choices import Coverage as Coverage  # everyone imports it from here
+from store.encoding import ChannelAxis
 
 # Those whose payload's number type does not say what it means.
 PackedEncoding = Literal[Encoding.BFLOAT16, Encoding.UINT8, Encoding.FLOAT8]
@@ -35,8 +37,6 @@ MAX_VALUE_BYTES = 1 << 28
 MAX_ROW_BYTES = 1 << 30
 # The nine points of a box have a vector each.
 MAX_VALUE_AXES = 2
-# Three hundred epochs, each with an augmentation of its own, are more than anyone trains.
-MAX_VIEWS = 1024
 
 ITEM_BYTES = {
     "float16": 2,
@@ -112,13 +112,6 @@ class Places(StrEnum):
 
 
 CELL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
-
-
-class Coverage(StrEnum):
-    """How much a dump keeps: just the places asked for, or whole maps."""
-
-    FOREGROUND = "foreground"
-    DENSE = "dense"
 
 
 FeatureDType = Literal["float32", "float16"]

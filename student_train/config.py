@@ -6,7 +6,8 @@ from frames.augment import BevAugmentConfig
 from frames.image_augment import ImageAugmentConfig
 from frames.nuscenes import NuScenesConfig
 from runs.fit import FitConfig
-from student_train.methods import METHODS, parse_methods
+from student_train.method_names import parse_methods
+from student_train.methods import METHODS
 from student_train.methods.base import MethodConfig
 from student_train.student import StudentConfig
 

@@ -13,16 +13,13 @@ from store.errors import FingerprintError
 from store.schema import Fingerprint
 from store.writer import StoreWriter
 from teacher_dump.dump import code_revision, part_rows
+from teacher_dump.errors import ScaleOutError
 from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
 
 # As many as the workers of a machine share its cores; also what makes their bytes the same.
 THREADS = 1
 # A worker with several threads still has one teacher, and torch's threads are the process's.
 _one_at_a_time = threading.Lock()
-
-
-class ScaleOutError(Exception):
-    """Workers that cannot be reached, died, or cannot do the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

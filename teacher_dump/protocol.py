@@ -22,10 +22,7 @@ from frames.detections import Detections
 from frames.frame import Frame
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
-
-
-class TeacherError(Exception):
-    """A teacher that cannot be found or does not keep to the protocol."""
+from teacher_dump.errors import TeacherError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

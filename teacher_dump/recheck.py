@@ -16,11 +16,9 @@ from store.reader import Cache
 from store.rows import CachedRow, RowValues
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec
 from store.values import ground_truth_arrays
+from teacher_dump.defaults import TOLERANCE
 from teacher_dump.protocol import Teacher, TeacherInfo
 from teacher_dump.teacher_rows import teacher_rows
-
-# One step of TensorFloat-32 (10 bits of fraction), in which other hardware may multiply.
-TOLERANCE = 2.0**-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

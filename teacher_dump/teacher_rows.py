@@ -20,7 +20,8 @@ from nets.box_features import at_box_points, relation
 from store.plan import TeacherShapes
 from store.rows import RowValues
 from store.schema import CELL_PLACES, ArraySpec, Places, Target
-from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput
+from teacher_dump.errors import TeacherError
+from teacher_dump.protocol import Teacher, TeacherOutput
 
 NO_BOX = -1
 

@@ -21,9 +21,8 @@ from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
 from teacher_dump.centerpoint import CenterPoint, CenterPointMaps
 from teacher_dump.config import TeacherRun
-from teacher_dump.protocol import TeacherError, TeacherInfo, TeacherOutput
-
-OWN_TEACHER = "teacher_dump.teachers:centerpoint"
+from teacher_dump.errors import TeacherError
+from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
 
 def centerpoint(checkpoint: Path | None, device: torch.device) -> "CenterPointTeacher":

@@ -15,7 +15,8 @@ from multiprocessing.context import SpawnProcess
 import torch
 from distributed import Client, LocalCluster, Worker
 
-from teacher_dump.part_task import ScaleOutError, forget_teacher
+from teacher_dump.errors import ScaleOutError
+from teacher_dump.part_task import forget_teacher
 
 GPU = "GPU"
 # A batch system starts workers one after the other, and may start a lost one again.

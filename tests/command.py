@@ -19,7 +19,8 @@ def command(*arguments: object) -> tuple[int, str]:
         redirect_stderr(printed),
     ):
         patch.setattr(sys, "argv", ["bevcache", *map(str, arguments)])
-        # The variable COLUMNS counts only until the console is made; workers of pytest set it.
+        # For typer's errors; our console was made when it still had another value.
+        patch.setenv("COLUMNS", "400")
         patch.setattr(console, "width", 400)
         with pytest.raises(SystemExit) as stop:
             cli.main()

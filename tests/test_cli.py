@@ -2,36 +2,18 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import cli
 from frames.nuscenes import read_frames
 from runs.checkpoint import load_checkpoint
 from store.reader import open_cache
+from tests.command import command, succeed
 from tests.tiny import student_run, write_student_toml, write_teacher_toml
 
-Run = Callable[..., tuple[int, str]]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line; gives its exit code and what it printed, on one line."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["bevcache", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "400")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -40,38 +22,30 @@ def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     teacher, student = write_teacher_toml(folder, world), write_student_toml(folder, world)
 
-    def call(*arguments: object) -> None:
-        sys.argv = ["bevcache", *map(str, arguments)]
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert not stop.value.code
-
-    call("train-teacher", teacher, "--out", folder / "teacher", "--device", "cpu")
+    succeed("train-teacher", teacher, "--out", folder / "teacher", "--device", "cpu")
     for coverage in ("foreground", "dense"):
-        call(
+        succeed(
             *("dump-teacher", student, "--checkpoint", folder / "teacher" / "teacher.pt"),
             *("--coverage", coverage, "--out", folder / coverage, "--device", "cpu"),
         )
     return folder
 
 
-def test_the_whole_job(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_the_whole_job(done: Path, world: Path, tmp_path: Path):
     student = write_student_toml(tmp_path, world)
-    code, text = run(
+    succeed(
         *("train-student", student, "--method", "xgd+imitation", "--device", "cpu"),
         *("--store", done / "foreground", "--out", tmp_path / "student"),
     )
-    assert code == 0, text
     notes = load_checkpoint(tmp_path / "student" / "student.pt", "student").notes
     assert notes["cache"] == open_cache(done / "foreground").manifest_hash
     logged = (tmp_path / "student" / "metrics.csv").read_text().splitlines()[0].split(",")
     for name in ("loss/xgd/box", "share/xgd/box", "share/imitation/feature", "xgd/kept/heading"):
         assert name in logged
-    code, text = run(
+    text = succeed(
         *("evaluate", tmp_path / "student" / "student.pt", "--split", "world_val"),
         *("--out", tmp_path / "eval", "--pictures", 1, "--device", "cpu"),
     )
-    assert code == 0, text
     assert "mATE" in text
     (picture,) = (tmp_path / "eval" / "pictures").glob("*.png")
     with Image.open(picture) as image:
@@ -80,46 +54,43 @@ def test_the_whole_job(run: Run, done: Path, world: Path, tmp_path: Path):
     assert len(results["results"]) == 3
 
 
-def test_a_student_needs_no_lidar_file(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_a_student_needs_no_lidar_file(done: Path, world: Path, tmp_path: Path):
     blind = tmp_path / "world"
     shutil.copytree(world, blind)
     shutil.rmtree(blind / "samples" / "LIDAR_TOP")
     shutil.rmtree(blind / "sweeps")
     student = write_student_toml(tmp_path, blind)
     arguments = ("--method", "xgd", "--store", done / "foreground", "--device", "cpu")
-    code, text = run("train-student", student, *arguments, "--out", tmp_path / "s")
-    assert code == 0, text
+    succeed("train-student", student, *arguments, "--out", tmp_path / "s")
     supervised = write_student_toml(tmp_path, blind, depth=1.0)
-    code, text = run("train-student", supervised, *arguments, "--out", tmp_path / "d")
+    code, text = command("train-student", supervised, *arguments, "--out", tmp_path / "d")
     assert code == 1
     assert "LIDAR_TOP" in text
 
 
 def test_foreground_and_dense_caches_train_the_same_student(
-    run: Run, done: Path, world: Path, tmp_path: Path
+    done: Path, world: Path, tmp_path: Path
 ):
     student = write_student_toml(tmp_path, world)
     losses = []
     for coverage in ("foreground", "dense"):
-        code, text = run(
+        succeed(
             *("train-student", student, "--method", "imitation", "--device", "cpu"),
             *("--store", done / coverage, "--out", tmp_path / coverage),
         )
-        assert code == 0, text
         weights = load_checkpoint(tmp_path / coverage / "student.pt").weights
         losses.append({name: value.tolist() for name, value in weights.items()})
     assert losses[0] == losses[1]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    run: Run, done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from student_train.train import StudentTraining
 
     student = write_student_toml(tmp_path, world, steps=4)
     common = ("--method", "xgd", "--store", done / "foreground", "--device", "cpu")
-    code, text = run("train-student", student, *common, "--out", tmp_path / "whole")
-    assert code == 0, text
+    succeed("train-student", student, *common, "--out", tmp_path / "whole")
     steps = StudentTraining.loss_terms
 
     def interrupted(self: StudentTraining, batch: object) -> object:
@@ -128,65 +99,57 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         return steps(self, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(StudentTraining, "loss_terms", interrupted)
-    code, text = run("train-student", student, *common, "--out", tmp_path / "cut")
+    code, text = command("train-student", student, *common, "--out", tmp_path / "cut")
     assert code != 0
     assert "--resume" in text
     monkeypatch.setattr(StudentTraining, "loss_terms", steps)
-    code, text = run("train-student", student, *common, "--out", tmp_path / "cut", "--resume")
-    assert code == 0, text
+    succeed("train-student", student, *common, "--out", tmp_path / "cut", "--resume")
     whole = load_checkpoint(tmp_path / "whole" / "student.pt").weights
     cut = load_checkpoint(tmp_path / "cut" / "student.pt").weights
     assert {k: v.tolist() for k, v in whole.items()} == {k: v.tolist() for k, v in cut.items()}
 
 
 def test_targets_dumped_one_after_the_other_are_merged_and_named(
-    run: Run, done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     student = write_student_toml(tmp_path, world)
     for method in ("xgd", "imitation"):
-        code, text = run(
+        succeed(
             *("dump-teacher", student, "--checkpoint", done / "teacher" / "teacher.pt"),
             *("--methods", method, "--out", tmp_path / method, "--device", "cpu"),
         )
-        assert code == 0, text
-    code, text = run("merge", tmp_path / "xgd", tmp_path / "imitation", tmp_path / "both")
-    assert code == 0, text
+    succeed("merge", tmp_path / "xgd", tmp_path / "imitation", tmp_path / "both")
     merged, once = open_cache(tmp_path / "both"), open_cache(done / "foreground")
     assert merged.fingerprint.masks == once.fingerprint.masks
     assert {token: merged.digests(token) for token in merged.tokens} == {
         token: once.digests(token) for token in once.tokens
     }
     monkeypatch.setenv("BEVCACHE_CATALOGUE", str(tmp_path / "catalogue.json"))
-    code, text = run(
+    succeed(
         *("catalogue", "add", "both", tmp_path / "both"),
         *("--description", "what xgd and imitation read", "--licence", "a made-up world"),
     )
-    assert code == 0, text
-    code, text = run(
+    succeed(
         *("train-student", student, "--method", "xgd+imitation", "--device", "cpu"),
         *("--store", "team:both", "--out", tmp_path / "student"),
     )
-    assert code == 0, text
     notes = load_checkpoint(tmp_path / "student" / "student.pt", "student").notes
     assert notes["cache"] == merged.manifest_hash
 
 
-def test_info_of_a_store_and_a_checkpoint(run: Run, done: Path):
-    code, text = run("info", done / "foreground", "--json")
-    assert code == 0
+def test_info_of_a_store_and_a_checkpoint(done: Path):
+    text = succeed("info", done / "foreground", "--json")
     assert json.loads(text)["complete"] is True
-    code, text = run("info", done / "teacher" / "teacher.pt")
-    assert code == 0
+    text = succeed("info", done / "teacher" / "teacher.pt")
     assert "tiny-teacher" in text
 
 
-def test_a_dry_run_writes_nothing(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_a_dry_run_writes_nothing(done: Path, world: Path, tmp_path: Path):
     student = write_student_toml(tmp_path, world)
-    code, text = run(
+    text = succeed(
         *("dump-teacher", student, "--checkpoint", done / "teacher" / "teacher.pt"),
         *("--out", tmp_path / "store", "--dry-run", "--device", "cpu"),
     )
-    assert code == 0
     assert "boxes/centre" in text
     assert not (tmp_path / "store").exists()
 
@@ -202,11 +165,11 @@ def test_a_dry_run_writes_nothing(run: Run, done: Path, world: Path, tmp_path: P
     ],
 )
 def test_bad_configs(
-    run: Run, done: Path, world: Path, tmp_path: Path, change: tuple[str, str], message: str
+    done: Path, world: Path, tmp_path: Path, change: tuple[str, str], message: str
 ):
     path = write_student_toml(tmp_path, world)
     path.write_text(path.read_text().replace(*change))
-    code, text = run(
+    code, text = command(
         *("train-student", path, "--method", "xgd", "--store", done / "foreground"),
         *("--out", tmp_path / "student", "--device", "cpu"),
     )
@@ -216,25 +179,25 @@ def test_bad_configs(
     assert not (tmp_path / "student" / "student.pt").exists()
 
 
-def test_bad_places(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_bad_places(done: Path, world: Path, tmp_path: Path):
     student = write_student_toml(tmp_path, world)
     out = ("--out", tmp_path / "x", "--device", "cpu")
-    code, text = run("train-student", student, *out, "--data-root", tmp_path / "nowhere")
+    code, text = command("train-student", student, *out, "--data-root", tmp_path / "nowhere")
     assert (code, "no nuScenes folder at" in text) == (1, True)
     assert not (tmp_path / "x").exists()
-    code, text = run("train-student", student, *out, "--store", tmp_path)
+    code, text = command("train-student", student, *out, "--store", tmp_path)
     assert (code, "a method reads a store, none reads none" in text) == (2, True)
-    code, text = run("train-student", student, "--method", "xgd", "--store", tmp_path, *out)
+    code, text = command("train-student", student, "--method", "xgd", "--store", tmp_path, *out)
     assert (code, "holds neither" in text) == (1, True)
-    code, text = run("train-student", student, "--method", "xdg", *out)
+    code, text = command("train-student", student, "--method", "xdg", *out)
     assert (code, "unknown method 'xdg'" in text) == (2, True)
-    code, text = run("evaluate", tmp_path / "none.pt", *out)
+    code, text = command("evaluate", tmp_path / "none.pt", *out)
     assert (code, "no checkpoint" in text) == (1, True)
     cut = tmp_path / "cut.pt"
     cut.write_bytes((done / "teacher" / "teacher.pt").read_bytes()[:5000])
-    code, text = run("dump-teacher", student, "--checkpoint", cut, *out)
+    code, text = command("dump-teacher", student, "--checkpoint", cut, *out)
     assert (code, "truncated" in text) == (1, True)
-    code, text = run("info", tmp_path / "nowhere")
+    code, text = command("info", tmp_path / "nowhere")
     assert (code, "there is no" in text) == (1, True)
 
 
@@ -248,10 +211,8 @@ def test_bad_places(run: Run, done: Path, world: Path, tmp_path: Path):
         (("--teacher", "json:loads"), "expected a function of a checkpoint's path and a device"),
     ],
 )
-def test_bad_dumps(
-    run: Run, done: Path, world: Path, tmp_path: Path, options: tuple[str, ...], message: str
-):
-    code, text = run(
+def test_bad_dumps(done: Path, world: Path, tmp_path: Path, options: tuple[str, ...], message: str):
+    code, text = command(
         *("dump-teacher", write_student_toml(tmp_path, world), "--out", tmp_path / "store"),
         *("--checkpoint", done / "teacher" / "teacher.pt", "--device", "cpu", *options),
     )
@@ -261,18 +222,18 @@ def test_bad_dumps(
 
 
 def test_a_teacher_on_another_grid_is_refused_before_it_runs(
-    run: Run, done: Path, world: Path, tmp_path: Path
+    done: Path, world: Path, tmp_path: Path
 ):
     path = write_student_toml(tmp_path, world)
     path.write_text(path.read_text().replace("cell_size = 4.8", "cell_size = 2.4"))
-    code, text = run(
+    code, text = command(
         *("dump-teacher", path, "--checkpoint", done / "teacher" / "teacher.pt"),
         *("--out", tmp_path / "store", "--device", "cpu"),
     )
     assert (code, "grid.cell_size: found 4.8, expected 2.4" in text) == (1, True)
 
 
-def test_a_corrupted_store_is_noticed(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_a_corrupted_store_is_noticed(done: Path, world: Path, tmp_path: Path):
     broken = tmp_path / "store"
     shutil.copytree(done / "dense", broken)
     shard = max(
@@ -281,7 +242,7 @@ def test_a_corrupted_store_is_noticed(run: Run, done: Path, world: Path, tmp_pat
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
-    code, text = run(
+    code, text = command(
         *("train-student", write_student_toml(tmp_path, world), "--method", "imitation"),
         *("--store", broken, "--out", tmp_path / "s", "--device", "cpu"),
     )
@@ -289,12 +250,11 @@ def test_a_corrupted_store_is_noticed(run: Run, done: Path, world: Path, tmp_pat
     assert "bev_high" in text
 
 
-def test_another_teachers_store_is_not_continued(run: Run, done: Path, world: Path, tmp_path: Path):
+def test_another_teachers_store_is_not_continued(done: Path, world: Path, tmp_path: Path):
     student = write_student_toml(tmp_path, world)
     teacher = write_teacher_toml(tmp_path, world, steps=1)
-    code, text = run("train-teacher", teacher, "--out", tmp_path / "t", "--device", "cpu")
-    assert code == 0, text
-    code, text = run(
+    succeed("train-teacher", teacher, "--out", tmp_path / "t", "--device", "cpu")
+    code, text = command(
         *("dump-teacher", student, "--checkpoint", tmp_path / "t" / "teacher.pt", "--resume"),
         *("--out", done / "dense", "--device", "cpu"),
     )
@@ -302,17 +262,16 @@ def test_another_teachers_store_is_not_continued(run: Run, done: Path, world: Pa
     assert "error" in text
 
 
-def test_copy_and_verify(run: Run, done: Path, tmp_path: Path):
-    code, text = run("copy", done / "foreground", tmp_path / "copy")
-    assert code == 0, text
+def test_copy_and_verify(done: Path, tmp_path: Path):
+    text = succeed("copy", done / "foreground", tmp_path / "copy")
     assert "every file there was read and compared" in text
-    code, text = run("verify", tmp_path / "copy")
+    code, text = command("verify", tmp_path / "copy")
     assert (code, "whole" in text) == (0, True), text
     (tmp_path / "copy" / "gt/values/c/0/0").write_bytes(b"short")
-    code, text = run("verify", tmp_path / "copy")
+    code, text = command("verify", tmp_path / "copy")
     assert code == 1
     assert "damaged: gt/values/c/0/0 has 5 bytes" in text
-    code, text = run("verify", tmp_path)
+    code, text = command("verify", tmp_path)
     assert code == 1
     assert "holds no store" in text
 

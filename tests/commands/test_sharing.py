@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from commands import sharing
-from commands.tables import human_bytes
+from commands.amounts import human_bytes
 from store.files import read_sealed_json, sealed_json
 from store.merge import Merge, plan_merge
 from store.reader import open_cache

@@ -56,12 +56,6 @@ def test_voxel_means_do_not_depend_on_the_order_and_match_a_loop(seed: int, coun
         torch.testing.assert_close(voxels.mean, torch.stack(expected))
 
 
-def test_mean_of_averages_over_each_voxels_points() -> None:
-    voxels = voxelize([torch.tensor([[0.5, 0.5, 0.5], [0.6, 0.5, 0.5], [2.5, 0.5, 0.5]])], GRID)
-    mean = voxels.mean_of(torch.tensor([[1.0], [3.0], [5.0]]))
-    assert mean.tolist() == [[2.0], [5.0]]
-
-
 def test_defaults_have_the_teachers_shape() -> None:
     assert VoxelGrid().shape == (40, 1024, 1024)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from runs.checkpoint import load_checkpoint, save_checkpoint
+from runs.errors import CheckpointError
 
 
 class Exploit:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from runs.config import ConfigError, load_config
+from runs.config import load_config
+from runs.errors import ConfigError
 
 
 class Inner(BaseModel):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from runs.checkpoint import load_checkpoint
-from runs.fit import FitConfig, RunInterruptedError, Training, fit, rate
+from runs.errors import RunInterruptedError
+from runs.fit import FitConfig, Training, fit, rate
 from runs.metrics import last_values
 from runs.sampler import Example, TrainingData
 from teacher_dump.train import TeacherTraining, train_teacher

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.config import ConfigError
+from runs.errors import ConfigError
 from runs.folder import claim_folder
 
 CONFIG = {"name": "a", "data": {"root": "here", "split": "train"}}

@@ -8,10 +8,7 @@ import random
 import shutil
 import stat
 from collections.abc import Sequence
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from frames.boxes import Boxes3D
@@ -41,6 +38,7 @@ from tests.store.fuzz_hostile import (
     signed_damage,
     signed_edit,
 )
+from tests.web_server import served
 
 ROWS = 18
 UNFINISHED_ROWS = 36
@@ -242,10 +240,9 @@ class RemoteSuite(SealedSuite):
         self.signature = signature(self.store)
         self.mirror = self.folder / "mirror"
         os.environ["BEVCACHE_MIRROR"] = str(self.mirror)
-        handler = partial(QuietHandler, directory=str(self.folder))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        Thread(target=server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{server.server_port}/store"
+        # For as long as this process lives.
+        self.server = served(self.folder)
+        self.url = f"{self.server.__enter__()}/store"
         os.environ["BEVCACHE_URL"] = self.url
         cache = self.open()
         self.fingerprint = cache.fingerprint
@@ -273,13 +270,6 @@ class RemoteSuite(SealedSuite):
         """Put back whatever was touched, and forget what has been fetched."""
         super().mend()
         shutil.rmtree(self.mirror, ignore_errors=True)
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves files, and tells nobody."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 SUITES: dict[str, Any] = {

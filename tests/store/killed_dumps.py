@@ -12,7 +12,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,26 +20,10 @@ from store.errors import NotACacheError, SealedStoreError, UnknownTokenError
 from store.reader import open_cache
 from store.writer import StoreWriter
 from tests.store.building import build, fingerprint, identities, tree, usual_values, write_pending
+from tests.store.forking import forked, waited
 from tests.store.fuzz_suites import Values, values_of
 
 ROWS = 52
-
-
-def forked(run: Callable[[], object]) -> int:
-    """The process id of a child that runs this and ends."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        run()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def waited(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def write(folder: Path, plan_hash: str, seed: int) -> None:

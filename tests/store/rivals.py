@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from store.rows import RowValues
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, usual_values
+from tests.store.forking import forked, waited
 
 ROUNDS = 6
 ROWS = 37
@@ -40,25 +42,15 @@ def write_all(folder: Path, plan_hash: str, rival: int) -> None:
         writer.write_part(part, prepared[part])
 
 
-def forked(folder: Path, plan_hash: str, rival: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        write_all(folder, plan_hash, rival)
-        status = 0
-    finally:
-        os._exit(status)
-
-
 def one_round(folder: Path, seed: int) -> None:
     rows = identities(ROWS)
     writer = StoreWriter.open(folder, fingerprint(rows), rows)
-    children = [forked(folder, writer.plan_hash, rival) for rival in range(RIVALS)]
+    children = [
+        forked(partial(write_all, folder, writer.plan_hash, rival)) for rival in range(RIVALS)
+    ]
     time.sleep(random.Random(seed).uniform(0.05, 0.4))
     os.kill(children[0], signal.SIGKILL)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    ends = [waited(child) for child in children]
     assert ends[1:] == [0] * (RIVALS - 1), ends
     assert writer.pending_parts == []
     writer.finalise()

@@ -2,8 +2,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -29,6 +27,7 @@ from store.summary import summary
 from store.verify import finished_store, verify
 from tests.store.building import build, tree
 from tests.store.merging import piece
+from tests.web_server import served
 
 
 class Quiet(WSGIRequestHandler):
@@ -331,23 +330,8 @@ def test_a_catalogue_beside_its_stores_on_s3_is_read_over_http_too(
     data = Remote(bucket).get("catalogue.json", MAX_CATALOGUE_BYTES)
     assert data is not None
     (tmp_path / "web/catalogue.json").write_bytes(data)
-
-    class QuietFiles(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path / "web"))
-    )
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("BEVCACHE_CATALOGUE", f"{url}/catalogue.json")
-    try:
+    with served(tmp_path / "web") as url:
+        monkeypatch.setenv("BEVCACHE_CATALOGUE", f"{url}/catalogue.json")
         assert open_cache("team:toy").name == f"{url}/stores/toy"
         with pytest.raises(RemoteError, match="is read-only"):
             add("more", built)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

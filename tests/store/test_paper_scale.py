@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.tables import paper_plans
+from commands.plans import paper_plans
 from store.paper_scale import PAPERS
 
 PAPER = {paper.method: paper for paper in PAPERS}

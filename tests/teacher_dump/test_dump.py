@@ -25,7 +25,8 @@ from store.rows import rows_of_frames
 from store.schema import Coverage, Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
-from teacher_dump.protocol import TeacherError, TeacherOutput
+from teacher_dump.errors import TeacherError
+from teacher_dump.protocol import TeacherOutput
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed

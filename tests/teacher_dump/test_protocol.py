@@ -19,7 +19,8 @@ from runs.config import load_config
 from store.reader import open_cache
 from store.schema import ArraySpec, Places, Target
 from student_train.config import StudentRun
-from teacher_dump.protocol import Teacher, TeacherError, TeacherOutput, load_teacher
+from teacher_dump.errors import TeacherError
+from teacher_dump.protocol import Teacher, TeacherOutput, load_teacher
 from teacher_dump.teacher_rows import teacher_rows
 from tests.command import command, succeed
 from tests.tiny import write_student_toml

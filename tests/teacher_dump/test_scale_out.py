@@ -17,7 +17,7 @@ from distributed import Client, Scheduler, SpecCluster, Worker
 
 from frames.nuscenes import read_frames
 from teacher_dump import part_task
-from teacher_dump.scale_out import able_workers
+from teacher_dump.scale_out import able_workers, workers_there
 from teacher_dump.workforce import GPU, Workforce
 from tests.command import command, succeed
 from tests.store.building import tree
@@ -98,6 +98,7 @@ def test_two_processes_write_what_one_writes(
     monkeypatch.chdir(tmp_path / "here")
     text = succeed(*common, tmp_path / "together", "--workers", 2)
     assert "80/80" in text
+    assert "lost" not in text
     assert tree(tmp_path / "together") == tree(tmp_path / "alone")
     assert not list((tmp_path / "here").iterdir())
     assert not multiprocessing.active_children()
@@ -109,6 +110,8 @@ def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_pat
     succeed(*common, tmp_path / "alone", *mortal(tmp_path / "immortal", 0))
     text = succeed(*common, tmp_path / "store", *mortal(tmp_path / "m", 1), "--workers", 2)
     assert len(list((tmp_path / "m").glob("dead-*"))) == 1
+    assert text.count("lost so far") == 1
+    assert "lost so far: 1 of 2 workers; the part each was at will be done again" in text
     assert "40/40" in text
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
 
@@ -138,8 +141,9 @@ def test_a_running_cluster_writes_it_too(
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
     with Client(cluster, set_as_default=False) as client:
         workforce = Workforce(client=client, address=cluster, check=lambda _count: None)
-        assert able_workers(workforce, "cpu") == (2, None)
-        assert able_workers(workforce, "auto") == (1, {GPU: 1})
+        workers = workers_there(workforce)
+    assert able_workers(workers, "cpu") == (2, None)
+    assert able_workers(workers, "auto") == (1, {GPU: 1})
 
 
 def test_a_damaged_file_ends_the_dump_and_may_be_mended(
@@ -196,5 +200,5 @@ def test_a_cluster_that_is_not_there_is_told(
 
 
 def test_dask_is_not_loaded_without_being_asked_for():
-    code = "import cli, sys; sys.exit('distributed' in sys.modules)"
+    code = "import commands.steps, sys; sys.exit('distributed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,9 +15,10 @@ from frames.nuscenes import read_frames
 from store.reader import Cache, open_cache
 from store.schema import Coverage, DrawnViews, Need, Places, Target
 from store.writer import StoreWriter
+from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, dump, frames_of_rows, plan_dump
 from teacher_dump.part_task import DumpJob, forget_teacher, write_part
-from teacher_dump.teachers import OWN_TEACHER, CenterPointTeacher
+from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.store.building import tree
 from tests.tiny import student_run, teacher_run, write_student_toml
