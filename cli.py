@@ -23,7 +23,7 @@ from runs.config import load_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from store.choices import MAX_VIEWS, Coverage, Encoding
 from store.errors import CacheError, printable
-from student_train.method_names import METHOD_NAMES, parse_methods
+from student_train.registry import METHOD_PLACES, parse_methods
 from teacher_dump.defaults import OWN_TEACHER, TOLERANCE
 from teacher_dump.errors import ScaleOutError, TeacherError
 
@@ -122,7 +122,7 @@ def dump_teacher(
     teacher: Factory = OWN_TEACHER,
     methods: Annotated[
         str, typer.Option(help="Store what these read: names joined with a comma.")
-    ] = ",".join(METHOD_NAMES),
+    ] = ",".join(METHOD_PLACES),
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
     ] = Coverage.FOREGROUND,
@@ -189,7 +189,7 @@ def train_student_command(
     config: ConfigPath,
     out: OutDir,
     method: Annotated[
-        str | None, typer.Option(help=f"none, or of {', '.join(METHOD_NAMES)}; joined with +.")
+        str | None, typer.Option(help=f"none, or of {', '.join(METHOD_PLACES)}; joined with +.")
     ] = None,
     store: Annotated[
         str | None,

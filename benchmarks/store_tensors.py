@@ -172,15 +172,29 @@ def _planned(
     return made_for, identities
 
 
-def real_teacher(folder: Path) -> tuple[CenterPointTeacher, list[Frame], NuScenesConfig]:
-    """The demo's CenterPoint with random weights, and 240 frames of the demo's world."""
+def a_world(folder: Path) -> list[Frame]:
+    """240 frames of the demo's world, with images that nobody reads."""
     root = folder / "world"
-    # As configs/demo_world.toml, with fewer scenes and images that nobody reads.
     write_world(WorldConfig(train_scenes=12, val_scenes=1, image_size=(16, 44)), root, workers=2)
-    run = load_config(Path("configs/demo_teacher.toml"), TeacherRun, data__root=root)
+    return read_frames(_run("demo", folder).data)
+
+
+def real_teacher(folder: Path, config: str) -> tuple[CenterPointTeacher, NuScenesConfig]:
+    """A CenterPoint with random weights, for the frames of :func:`a_world`.
+
+    Args:
+        folder: Of the world; the weights are written there too.
+        config: Its TOML in ``configs/``, up to ``_teacher``.
+    """
+    data = _run("demo", folder).data
+    run = _run(config, folder).model_copy(update={"data": data})
     torch.manual_seed(0)
-    checkpoint = folder / "teacher.pt"
+    checkpoint = folder / f"{config}.pt"
     document = run.model_dump(mode="json")
     save_checkpoint(checkpoint, "teacher", document, CenterPoint(run.teacher), {})
-    teacher = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
-    return teacher, read_frames(run.data), run.data
+    return CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu")), data
+
+
+def _run(config: str, folder: Path) -> TeacherRun:
+    path = Path(f"configs/{config}_teacher.toml")
+    return load_config(path, TeacherRun, data__root=folder / "world")

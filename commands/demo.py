@@ -21,8 +21,8 @@ from runs.config import load_config
 from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
-from student_train.method_names import parse_methods
 from student_train.methods.xgd import COMPONENTS
+from student_train.registry import parse_methods
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
 from teacher_dump.teachers import CenterPointTeacher

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.grid import BEVGrid
-from frames.heatmap import CENTER_HEAD, GaussianMask, gaussians
+from frames.heatmap import CENTER_HEAD, GaussianMask, inside_gaussians
 
 
 class FootprintMask(BaseModel):
@@ -70,7 +70,7 @@ def _inside(
     mask: GaussianMask | FootprintMask | RandomMask, boxes: Boxes3D, grid: BEVGrid, token: str
 ) -> Bool[Tensor, " k"]:
     if isinstance(mask, GaussianMask):
-        return (gaussians(BoxBatch.pad([boxes]), grid, mask)[0] > 0).any(0).flatten()
+        return inside_gaussians(BoxBatch.pad([boxes]), grid, mask)[0].flatten()
     if isinstance(mask, FootprintMask):
         return _footprint(boxes, grid, mask.margin)
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")

@@ -9,7 +9,7 @@ value is below exp(-9).
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
@@ -80,13 +80,7 @@ def gaussians(
     boxes: BoxBatch, grid: BEVGrid, mask: GaussianMask = CENTER_HEAD
 ) -> Float32[Tensor, "b m {grid.shape[0]} {grid.shape[1]}"]:
     """Each object's own Gaussian; zero everywhere for padding and off the grid."""
-    rows, cols = grid.shape
-    length, width = (boxes.values[..., 3:5] / grid.cell_size).unbind(-1)
-    radius = gaussian_radius(length, width, mask.min_overlap).floor()
-    radius = radius.clamp(min=mask.min_radius)[..., None]
-    index = grid.cell_index(boxes.values[..., :2])[..., None]
-    dx = torch.arange(cols, device=index.device) - index % cols
-    dy = torch.arange(rows, device=index.device) - index // cols
+    dy, dx, radius = _windows(boxes, grid, mask)
     two_variance = 2 * ((2 * radius + 1) / 6) ** 2
 
     def falloff(distance: Tensor) -> Tensor:
@@ -94,3 +88,26 @@ def gaussians(
 
     present = on_grid(boxes, grid)[..., None, None]
     return falloff(dy)[..., :, None] * falloff(dx)[..., None, :] * present
+
+
+def inside_gaussians(
+    boxes: BoxBatch, grid: BEVGrid, mask: GaussianMask = CENTER_HEAD
+) -> Bool[Tensor, "b {grid.shape[0]} {grid.shape[1]}"]:
+    """Where any object's Gaussian is above zero: in a window around its centre cell."""
+    dy, dx, radius = _windows(boxes, grid, mask)
+    rows = (dy.abs() <= radius) & on_grid(boxes, grid)[..., None]
+    # A product of matrices counts the windows over each cell, without a map for each object.
+    return rows.mT.float() @ (dx.abs() <= radius).float() > 0
+
+
+def _windows(
+    boxes: BoxBatch, grid: BEVGrid, mask: GaussianMask
+) -> tuple[Int64[Tensor, "b m _"], Int64[Tensor, "b m _"], Float[Tensor, "b m 1"]]:
+    """Cells from each centre cell to each row and each column of the grid; the radius in cells."""
+    rows, cols = grid.shape
+    length, width = (boxes.values[..., 3:5] / grid.cell_size).unbind(-1)
+    radius = gaussian_radius(length, width, mask.min_overlap).floor()
+    index = grid.cell_index(boxes.values[..., :2])[..., None]
+    dy = torch.arange(rows, device=index.device) - index // cols
+    dx = torch.arange(cols, device=index.device) - index % cols
+    return dy, dx, radius.clamp(min=mask.min_radius)[..., None]

@@ -30,7 +30,11 @@ MAX_CHUNK_BYTES = 1 << 30
 MAX_METADATA_BYTES = 1 << 16
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
-_ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+# The fast level reads features half as fast again as level 1 and takes a fifth more bytes at most
+# (benchmarks/2026-11-21-store.md); who packs features wants them small.
+_ZSTD_FAST, _ZSTD = (
+    {"name": "zstd", "configuration": {"level": level, "checksum": False}} for level in (-1, 1)
+)
 _CRC32C = {"name": "crc32c"}
 
 MANIFEST = "manifest.json"
@@ -130,7 +134,7 @@ def map_layout(spec: ArraySpec, rows: int) -> ArrayLayout:
     """Whole maps: a shard is a part, an inner chunk is a frame."""
     shard = {
         "chunk_shape": [1, *spec.shape],
-        "codecs": [_BYTES, _ZSTD, _CRC32C],
+        "codecs": [_BYTES, _ZSTD if spec.encoding else _ZSTD_FAST, _CRC32C],
         "index_codecs": [_BYTES, _CRC32C],
         "index_location": "end",
     }

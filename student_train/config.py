@@ -6,9 +6,9 @@ from frames.augment import BevAugmentConfig
 from frames.image_augment import ImageAugmentConfig
 from frames.nuscenes import NuScenesConfig
 from runs.fit import FitConfig
-from student_train.method_names import parse_methods
 from student_train.methods import METHODS
 from student_train.methods.base import MethodConfig
+from student_train.registry import parse_methods
 from student_train.student import StudentConfig
 
 # A table for each method of the registry; those that ``--method`` does not name are not used.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from frames.frame import Frame
 from frames.nuscenes import NuScenesConfig
 from store.encoding import Encoding
@@ -140,7 +142,8 @@ def dump(
     """
     pending = writer.pending_parts
     on_rows(len(writer.rows) - sum(len(part) for part in pending))
-    with ThreadPoolExecutor(1) as disk:
+    # Threads of its own would make OpenMP put the teacher's to sleep between its operations.
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as disk:
         written: Future[None] = disk.submit(lambda: None)
         try:
             for part in pending:

@@ -1,7 +1,7 @@
 """What a teacher says of frames, read at the planned places."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,14 +76,17 @@ def cells_at(
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One frame of a teacher's output, to be read at the places of an array."""
+    """One frame of a teacher's output, to be read at the places of an array.
+
+    What is read is a copy: the teacher may use its tensors again for the next batch. Places are
+    read where the teacher's tensors are, so that no whole map leaves its GPU for them.
+    """
 
     output: TeacherOutput
     shapes: TeacherShapes
     b: int
     boxes: Float[Tensor, "m 9"]
     cells: dict[Places, Int64[Tensor, " k"]]
-    maps: dict[Target, Float[Tensor, "c h w"]] = field(default_factory=dict)
 
     def array(self, spec: ArraySpec) -> npt.NDArray[Any]:
         """The array's values, places first.
@@ -97,21 +100,16 @@ class _Reading:
         if spec.places is Places.BOXES and target is Target.BOX_CODE:
             return self._box_code().numpy()
         if target is Target.RELATION:
-            return relation(self._at_points(Target.BEV_HIGH)).numpy()
+            return _numpy(relation(self._at_points(Target.BEV_HIGH)))
         if spec.places is Places.POINTS:
-            return self._at_points(target).numpy()
+            return _numpy(self._at_points(target))
         map_ = self._map(target)
         if spec.places in CELL_PLACES:
-            return map_.flatten(1)[:, self.cells[spec.places]].T.contiguous().numpy()
-        return map_.numpy()
+            return _numpy(map_.flatten(1)[:, self.cells[spec.places].to(map_.device)].T)
+        return _numpy(map_)
 
     def _map(self, target: Target) -> Float[Tensor, "c h w"]:
         """One of the teacher's maps, held against its own grid: cells are read by their index."""
-        if target not in self.maps:
-            self.maps[target] = self._fetched(target)
-        return self.maps[target]
-
-    def _fetched(self, target: Target) -> Float[Tensor, "c h w"]:
         if target not in self.output.maps:
             raise TeacherError(
                 f"the teacher gives no map {target!s}, which a method reads; it gives "
@@ -124,12 +122,12 @@ class _Reading:
                 f"the teacher's map {target!s} is {' x '.join(map(str, found.shape[2:]))} cells, "
                 f"its info.shapes.grid {' x '.join(map(str, grid.shape))}: they must be the same"
             )
-        # A copy: the teacher may use its tensor again for the next batch.
-        return found[self.b].to("cpu", torch.float32, copy=True)
+        return found[self.b]
 
     def _at_points(self, target: Target) -> Float[Tensor, "m 9 c"]:
         map_ = self._map(target)
-        return at_box_points(map_[None], self.boxes[None], self.shapes.grid_of(target))[0]
+        boxes = self.boxes.to(map_.device)
+        return at_box_points(map_[None], boxes[None], self.shapes.grid_of(target))[0]
 
     def _box_code(self) -> Float[Tensor, "m _"]:
         """Codes of the teacher's boxes, relative to the cells of the true ones."""
@@ -145,6 +143,13 @@ class _Reading:
                 "--methods"
             )
         return self.output.lists[name][self.b].to("cpu", copy=True).numpy()
+
+
+def _numpy(values: Tensor) -> npt.NDArray[Any]:
+    """A copy on the CPU, as float32."""
+    copied = values.to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+    array: npt.NDArray[Any] = copied.numpy()
+    return array
 
 
 def _box_arrays(output: TeacherOutput, b: int, count: int) -> dict[str, npt.NDArray[Any]]:

@@ -1,10 +1,10 @@
-"""One file per paper, and the registry; ``none`` is the empty list."""
+"""One file per paper; ``none`` is the empty list."""
+
+from pkgutil import resolve_name
 
 from student_train.methods.base import Method
-from student_train.methods.imitation import Imitation
-from student_train.methods.xgd import Xgd
+from student_train.registry import METHOD_PLACES
 
 METHODS: dict[str, type[Method]] = {
-    "imitation": Imitation,
-    "xgd": Xgd,
+    name: resolve_name(place) for name, place in METHOD_PLACES.items()
 }

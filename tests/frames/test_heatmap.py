@@ -9,7 +9,14 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
 from frames.grid import BEVGrid
-from frames.heatmap import center_heatmap, gaussian_radius, on_grid
+from frames.heatmap import (
+    GaussianMask,
+    center_heatmap,
+    gaussian_radius,
+    gaussians,
+    inside_gaussians,
+    on_grid,
+)
 
 GRID = BEVGrid(x_min=-51.2, y_min=-51.2, cell_size=0.8, shape=(128, 128))
 SMALL = BEVGrid(x_min=-8.0, y_min=-8.0, cell_size=1.0, shape=(16, 16))
@@ -49,6 +56,22 @@ def test_off_grid_and_padding_leave_no_trace():
     heatmap = center_heatmap(batch, SMALL, 1)
     assert heatmap[0].sum() == 0
     assert on_grid(batch, SMALL).tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("mask", [GaussianMask(), GaussianMask(min_overlap=0.7, min_radius=0)])
+def test_the_windows_are_where_the_gaussians_are_above_zero(mask: GaussianMask):
+    torch.manual_seed(0)
+    frames = []
+    for count in (0, 1, 7, 30):
+        values = torch.zeros(count, 9)
+        # Some lie off the grid; some are larger than it.
+        values[:, :2] = torch.rand(count, 2) * 20 - 10
+        values[:, 3:5] = torch.rand(count, 2) ** 4 * 40
+        frames.append(Boxes3D(values, torch.zeros(count, dtype=torch.int64)))
+    batch = BoxBatch.pad(frames)
+    assert torch.equal(
+        inside_gaussians(batch, SMALL, mask), gaussians(batch, SMALL, mask).sum(1) > 0
+    )
 
 
 def test_foreground_is_where_the_heatmap_is():

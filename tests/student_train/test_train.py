@@ -16,7 +16,6 @@ from store.schema import Target
 from student_train.config import MethodTables, StudentRun
 from student_train.data import StudentDataset
 from student_train.detector import StudentDetector
-from student_train.method_names import METHOD_NAMES
 from student_train.methods import METHODS
 from student_train.methods.xgd import XgdConfig
 from student_train.student import Student
@@ -27,10 +26,6 @@ from tests.tiny import student_run, write_student_toml
 
 COMBINATIONS = ["+".join(names) for k in (1, 2) for names in combinations(METHODS, k)]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def test_the_command_line_knows_every_method():
-    assert tuple(METHODS) == METHOD_NAMES
 
 
 def with_method(run: StudentRun, method: str) -> StudentRun:

@@ -1,8 +1,11 @@
-"""Names of the methods, known without loading one."""
+"""The methods: a line each. Their names are known without loading one."""
 
 from runs.errors import ConfigError
 
-METHOD_NAMES = ("imitation", "xgd")
+METHOD_PLACES = {
+    "imitation": "student_train.methods.imitation:Imitation",
+    "xgd": "student_train.methods.xgd:Xgd",
+}
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -14,8 +17,8 @@ def parse_methods(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
     names = tuple(text.split("+"))
-    unknown = [name for name in names if name not in METHOD_NAMES]
+    unknown = [name for name in names if name not in METHOD_PLACES]
     if unknown or len(set(names)) < len(names):
         problem = f"unknown method {unknown[0]!r}" if unknown else f"{text!r} repeats a method"
-        raise ConfigError(f"{problem}; known: none, {', '.join(METHOD_NAMES)} (join with +)")
+        raise ConfigError(f"{problem}; known: none, {', '.join(METHOD_PLACES)} (join with +)")
     return names
