@@ -45,8 +45,8 @@ from commands.progress import console
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.frame import Frame
+from store.choices import Coverage
 from store.rows import CachedRow, rows_of_frames
-from store.schema import Coverage
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, code_revision, dump, plan_dump
 

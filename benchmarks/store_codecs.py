@@ -31,9 +31,10 @@ from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD, center_heatmap
 from frames.nuscenes import read_frames
 from runs.config import load_config
-from store.encoding import ChannelAxis, Encoding, FloatArray, decode, encode, largest_error
+from store.choices import Coverage, Encoding
+from store.encoding import ChannelAxis, FloatArray, decode, encode, largest_error
 from store.plan import plan_arrays
-from store.schema import Coverage, Need, Places, Target
+from store.schema import Need, Places, Target
 from student_train.methods.imitation import feature_loss, heatmap_loss
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import Teacher

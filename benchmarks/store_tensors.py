@@ -18,17 +18,10 @@ from frames.world.config import WorldConfig
 from frames.world.generate import write_world
 from runs.checkpoint import load_checkpoint, save_checkpoint
 from runs.config import load_config
+from store.choices import Coverage
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
-from store.schema import (
-    Coverage,
-    DatasetIdentity,
-    Fingerprint,
-    Need,
-    Places,
-    Target,
-    TeacherIdentity,
-)
+from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
 from teacher_dump.centerpoint import CenterPoint
 from teacher_dump.config import TeacherRun
 from teacher_dump.teachers import CenterPointTeacher

@@ -15,10 +15,11 @@ from torch import Tensor
 from frames.augment import BevAugment
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
 from frames.frame import Frame
+from store.choices import Coverage
 from store.plan import array_name, plan_arrays
 from store.reader import Cache
 from store.rows import CachedRow
-from store.schema import Coverage, Need, Places, Target
+from store.schema import Need, Places, Target
 from student_train.methods.imitation import read_at
 from student_train.targets import FrameTargets, frame_targets
 from teacher_dump.protocol import Teacher

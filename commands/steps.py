@@ -21,11 +21,11 @@ from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.errors import RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
-from store.encoding import Encoding
+from store.choices import Coverage, Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.manifest import Manifest
 from store.reader import open_cache
-from store.schema import Augmentation, Coverage, DrawnViews, differences
+from store.schema import Augmentation, DrawnViews, differences
 from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.data import check_cameras

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from store.choices import Encoding as Encoding  # everyone imports it from here
+from store.choices import Encoding
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 ChannelAxis = Literal[0, -1]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from frames.cell_masks import FootprintMask, RandomMask
 from frames.grid import BEVGrid
 from frames.heatmap import GaussianMask
+from store.choices import Coverage
 from store.plan import EstimateRow, TeacherShapes, estimate, plan_arrays
-from store.schema import ITEM_BYTES, Coverage, Need, Places, Target
+from store.schema import ITEM_BYTES, Need, Places, Target
 
 NUSCENES_TRAIN_FRAMES = 28_130
 KITTI_TRAIN_FRAMES = 3_712

@@ -8,14 +8,13 @@ from typing import get_args
 from frames.box_points import NUM_POINTS
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
-from store.encoding import Encoding
+from store.choices import Coverage, Encoding
 from store.errors import PlanError
 from store.schema import (
     CELL_PLACES,
     GT_LABELS,
     GT_VALUES,
     ArraySpec,
-    Coverage,
     DTypeName,
     FeatureDType,
     Need,

@@ -23,8 +23,7 @@ from frames.augment import BevAugment, BevAugmentConfig
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
-from store.choices import MAX_VIEWS, Encoding
-from store.choices import Coverage as Coverage  # everyone imports it from here
+from store.choices import MAX_VIEWS, Coverage, Encoding
 from store.encoding import ChannelAxis
 
 # Those whose payload's number type does not say what it means.

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from frames.boxes import Boxes3D
-from store.encoding import Encoding, decode, encode, is_writable, largest_error
+from store.choices import Encoding
+from store.encoding import decode, encode, is_writable, largest_error
 from store.errors import DamagedRowError, RowValueError
 from store.rows import RowValues
 from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places

@@ -11,18 +11,10 @@ import torch
 
 from frames.frame import Frame
 from frames.nuscenes import NuScenesConfig
-from store.encoding import Encoding
+from store.choices import Coverage, Encoding
 from store.plan import EstimateRow, estimate, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
-from store.schema import (
-    CELL_PLACES,
-    Augmentation,
-    Coverage,
-    DatasetIdentity,
-    Fingerprint,
-    Need,
-    Places,
-)
+from store.schema import CELL_PLACES, Augmentation, DatasetIdentity, Fingerprint, Need, Places
 from store.writer import StoreWriter
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import cells_at, teacher_rows

@@ -6,10 +6,10 @@ import pytest
 
 from commands import sharing
 from commands.amounts import human_bytes
+from store.choices import Coverage
 from store.files import read_sealed_json, sealed_json
 from store.merge import Merge, plan_merge
 from store.reader import open_cache
-from store.schema import Coverage
 from store.verify import verify
 from tests.command import command, succeed
 from tests.store.building import build, tree

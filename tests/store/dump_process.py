@@ -11,9 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
+from store.choices import Coverage
 from store.errors import SealedStoreError
 from store.merge import plan_merge
-from store.schema import Coverage
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, write_pending
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.boxes import Boxes3D
-from store.encoding import Encoding
+from store.choices import Encoding
 from store.errors import CacheError
 from store.reader import Cache, open_cache
 from store.rows import CachedRow

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from store.choices import Coverage
 from store.rows import RowIdentity, RowValues
-from store.schema import Coverage, DrawnViews, Fingerprint
+from store.schema import DrawnViews, Fingerprint
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, usual_values
 

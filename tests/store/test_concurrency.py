@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from store.choices import Coverage
 from store.copy import copy_store
 from store.errors import (
     CacheError,
@@ -18,7 +19,6 @@ from store.errors import (
     RemoteError,
     UnsafeStoreError,
 )
-from store.schema import Coverage
 from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import build, fingerprint, identities, tree, usual_values

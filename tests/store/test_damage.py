@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import store.writer as store_writer
+from store.choices import Coverage
 from store.copy import copy_store
 from store.dump_plan import Plan
 from store.errors import (
@@ -23,7 +24,6 @@ from store.errors import (
 from store.files import FileEntry, publish, read_sealed_json, sealed_json
 from store.manifest import Manifest
 from store.reader import Cache, open_cache
-from store.schema import Coverage
 from store.seal import pack
 from store.verify import verify
 from store.writer import StoreWriter

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from store.choices import Coverage
 from store.dataset import CacheDataset
 from store.errors import NotACacheError, UnknownTokenError
 from store.reader import open_cache
 from store.rows import CachedRow
-from store.schema import Coverage
 from tests.store.building import build
 
 PAGE = Path(__file__).parents[2] / "docs" / "streaming.md"

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from store.encoding import ChannelAxis, Encoding, FloatArray, decode, encode, largest_error
+from store.choices import Encoding
+from store.encoding import ChannelAxis, FloatArray, decode, encode, largest_error
 
 SCALED = (Encoding.UINT8, Encoding.FLOAT8)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

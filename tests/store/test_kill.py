@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from store.schema import Coverage
+from store.choices import Coverage
 from tests.store.building import tree
 
 REPOSITORY = Path(__file__).parents[2]

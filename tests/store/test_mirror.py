@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import store.source as store_source
 from runs import sampler
 from runs.sampler import Blocks, StepSampler
+from store.choices import Coverage
 from store.copy import copy_store
 from store.dataset import CacheDataset
 from store.errors import (
@@ -26,7 +27,6 @@ from store.files import FileEntry
 from store.manifest import Manifest
 from store.reader import open_cache
 from store.remote import CONNECTIONS, Remote
-from store.schema import Coverage
 from store.source import STALE_SECONDS, evict, in_turn
 from tests.store.building import build, tree
 from tests.store.faulty_proxy import faulty_proxy

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from store.encoding import Encoding, decode, encode, largest_error
+from store.choices import Coverage, Encoding
+from store.encoding import decode, encode, largest_error
 from store.errors import DamagedRowError, RowValueError
 from store.reader import open_cache
-from store.schema import Coverage
 from store.summary import summary
 from store.values import checked_row
 from store.verify import verify

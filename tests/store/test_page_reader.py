@@ -18,8 +18,8 @@ import pytest
 import zarr
 from numcodecs.zstd import Zstd
 
+from store.choices import Coverage
 from store.rows import RowValues
-from store.schema import Coverage
 from tests.store.building import build, fingerprint, identities, usual_values
 
 ROWS = 19

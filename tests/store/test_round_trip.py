@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from store import layout
+from store.choices import Coverage, Encoding
 from store.dump_plan import Plan
-from store.encoding import Encoding
 from store.errors import (
     DamagedRowError,
     IncompleteStoreError,
@@ -23,7 +23,6 @@ from store.errors import (
 )
 from store.reader import Cache, open_cache
 from store.rows import CachedRow, RowValues
-from store.schema import Coverage
 from store.summary import summary
 from store.unsealed import UnsealedRows
 from store.writer import StoreWriter

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store.choices import Coverage
 from store.copy import copy_store
 from store.errors import (
     DamagedStoreError,
@@ -22,7 +23,6 @@ from store.errors import (
 from store.location import LocalFolder
 from store.reader import Cache, open_cache
 from store.remote import Remote, Version
-from store.schema import Coverage
 from store.source import evict, mirror_bytes
 from store.verify import verify
 from tests.store.building import build, tree

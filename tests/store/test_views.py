@@ -14,6 +14,7 @@ from frames.augment import BevAugmentConfig
 from frames.boxes import Boxes3D
 from frames.frame import Frame
 from frames.geometry import SE3
+from store.choices import Coverage
 from store.errors import (
     DamagedStoreError,
     FingerprintError,
@@ -23,7 +24,7 @@ from store.errors import (
 from store.match import require_views
 from store.reader import open_cache
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
-from store.schema import Coverage, DrawnViews, Fingerprint
+from store.schema import DrawnViews, Fingerprint
 from store.summary import summary
 from store.verify import verify
 from store.writer import StoreWriter

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from frames.boxes import Boxes3D
 from frames.frame import Frame
 from frames.geometry import SE3
+from store.choices import Coverage
 from store.errors import (
     FingerprintError,
     RowValueError,
@@ -23,7 +24,7 @@ from store.errors import (
     StoreWriteError,
 )
 from store.rows import RowValues, rows_of_frames
-from store.schema import Coverage, Fingerprint
+from store.schema import Fingerprint
 from store.values import checked_row
 from store.writer import StoreWriter
 from tests.store.building import (

@@ -18,11 +18,12 @@ from frames.loading import load_points
 from frames.nuscenes import read_frames
 from nets.center_head import CenterMaps
 from runs.checkpoint import load_checkpoint
+from store.choices import Coverage
 from store.errors import StoreWriteError
 from store.plan import plan_arrays
 from store.reader import open_cache
 from store.rows import rows_of_frames
-from store.schema import Coverage, Need, Places, Target
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.errors import TeacherError

@@ -23,18 +23,11 @@ from frames.geometry import SE3
 from frames.grid import BEVGrid
 from frames.heatmap import GaussianMask, center_heatmap
 from nets.box_features import relation
+from store.choices import Coverage
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.reader import open_cache
 from store.rows import CachedRow, rows_of_frames, token_hash
-from store.schema import (
-    Coverage,
-    DatasetIdentity,
-    Fingerprint,
-    Need,
-    Places,
-    Target,
-    TeacherIdentity,
-)
+from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
 from store.values import RowDecoder, checked_row
 from store.writer import StoreWriter
 from student_train.targets import FrameTargets, frame_targets

@@ -13,7 +13,7 @@ from frames.boxes import BoxBatch
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.nuscenes import read_frames
-from store.encoding import Encoding
+from store.choices import Encoding
 from store.errors import FingerprintError
 from store.reader import Cache, open_cache
 from store.schema import Target

@@ -12,8 +12,9 @@ from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
 from frames.nuscenes import read_frames
+from store.choices import Coverage
 from store.reader import Cache, open_cache
-from store.schema import Coverage, DrawnViews, Need, Places, Target
+from store.schema import DrawnViews, Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, dump, frames_of_rows, plan_dump
