@@ -1,7 +1,11 @@
-"""A teacher that may end its process: --checkpoint names a folder, and there the file deaths."""
+"""A teacher that may end its process: --checkpoint names a folder, and there the file deaths.
+
+Where the folder holds a file ``slow`` too, it takes its time instead of dying.
+"""
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +32,8 @@ class MortalTeacher(GeometricTeacher):
         self, frames: Sequence[Frame], boxes: BoxBatch, augments: Sequence[BevAugment]
     ) -> TeacherOutput:
         self.calls += 1
+        if self.calls > BATCHES and (self.folder / "slow").exists():
+            time.sleep(0.5)
         if self.calls > BATCHES and len(list(self.folder.glob("dead-*"))) < self.deaths:
             (self.folder / f"dead-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -176,8 +176,11 @@ def test_ctrl_c_ends_the_dump_and_the_committed_parts_stay(
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    teacher = mortal(tmp_path / "m", 0)
+    # Else all is done before anyone can press.
+    (tmp_path / "m/slow").touch()
     threading.Thread(target=press, daemon=True).start()
-    code, text = command(*common, *mortal(tmp_path / "m", 0), "--scheduler", cluster)
+    code, text = command(*common, *teacher, "--scheduler", cluster)
     assert (code, "continue with --resume" in text) == (130, True), text
     assert teachers_are_gone()
     assert list((tmp_path / "store").glob("parts/*.part"))
