@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from nets.anchors import BOX_CODE, AnchorConfig
-from nets.hourglass import conv_group_norm
+from nets.hourglass import conv_norm
 
 DIRECTIONS = 2
 # A class has probability 0.01 before training (RetinaNet).
@@ -27,14 +27,14 @@ class AnchorHeadConfig(BaseModel):
     Attributes:
         channels: Of the BEV map and inside the stacks.
         layers: Convolutions of each stack.
-        groups: Of GroupNorm; 0: BatchNorm, as in the LiDAR teacher.
+        groups: Of the norms, as for ``conv_norm``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: PositiveInt = 64
     layers: PositiveInt = 2
-    groups: int = 32
+    groups: NonNegativeInt = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,7 @@ class AnchorHead(nn.Module):
 def _stack(config: AnchorHeadConfig) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(config.layers):
-        if config.groups:
-            layers.append(
-                conv_group_norm(2, config.channels, config.channels, groups=config.groups)
-            )
-        else:
-            layers.append(nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False))
-            layers.append(nn.BatchNorm2d(config.channels))
+        layers.append(conv_norm(2, config.channels, config.channels, groups=config.groups))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 

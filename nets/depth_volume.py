@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nets.depth_net import DepthBins
-from nets.hourglass import Hourglass, conv_group_norm
+from nets.hourglass import Hourglass, conv_norm
 from nets.plane_sweep import plane_sweep
 
 
@@ -70,13 +70,13 @@ class DepthVolumeNet(nn.Module):
         self.config = config
         channels, groups = config.channels, config.groups
         self.matched = nn.Sequential(
-            conv_group_norm(3, 2 * feature_channels, channels, groups=groups),
+            conv_norm(3, 2 * feature_channels, channels, groups=groups),
             nn.ReLU(inplace=True),
         )
-        self.refined = conv_group_norm(3, channels, channels, groups=groups)
+        self.refined = conv_norm(3, channels, channels, groups=groups)
         self.hourglass = Hourglass(3, channels, config.width, groups)
         self.depth = nn.Sequential(
-            conv_group_norm(3, channels, channels, groups=groups),
+            conv_norm(3, channels, channels, groups=groups),
             nn.ReLU(inplace=True),
             nn.Conv3d(channels, 1, 3, padding=1, bias=False),
         )

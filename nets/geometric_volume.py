@@ -7,21 +7,20 @@ pseudo-LiDAR frame: x forward, y left, z up, the origin at the left camera.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from nets.depth_net import DepthBins
 from nets.depth_volume import DepthVolume
-from nets.hourglass import conv_group_norm
+from nets.hourglass import conv_norm
+from nets.voxelize import VoxelGrid
 
 
 class VoxelVolumeConfig(BaseModel):
     """Sizes; defaults are LIGA-Stereo's.
 
     Attributes:
-        range_min: Lower corner x y z, metres.
-        range_max: Upper corner.
-        voxel_size: Edges x y z, metres.
+        grid: Voxels.
         channels: Of the volume.
         pool_z: Voxels averaged along z at the end.
         groups: Of GroupNorm.
@@ -29,44 +28,33 @@ class VoxelVolumeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    range_min: tuple[float, float, float] = (2.0, -30.4, -3.0)
-    range_max: tuple[float, float, float] = (59.6, 30.4, 1.0)
-    voxel_size: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.2, 0.2, 0.2)
+    grid: VoxelGrid = VoxelGrid(
+        range_min=(2.0, -30.4, -3.0), range_max=(59.6, 30.4, 1.0), voxel_size=(0.2, 0.2, 0.2)
+    )
     channels: PositiveInt = 32
     pool_z: PositiveInt = 4
     groups: PositiveInt = 32
 
     @model_validator(mode="after")
-    def _whole_voxels(self) -> "VoxelVolumeConfig":
-        if 0 in self.shape or self.shape[0] % self.pool_z:
+    def _whole_pools(self) -> "VoxelVolumeConfig":
+        if self.grid.shape[0] % self.pool_z:
             raise ValueError(
-                f"{self.shape} voxels (z, y, x): expected some along each axis, and along z a "
-                f"multiple of pool_z {self.pool_z}"
+                f"{self.grid.shape[0]} voxels along z: expected a multiple of pool_z {self.pool_z}"
             )
         return self
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along z, y and x."""
-        z, y, x = (
-            round((high - low) / size)
-            for low, high, size in reversed(
-                list(zip(self.range_min, self.range_max, self.voxel_size, strict=True))
-            )
-        )
-        return z, y, x
-
-    @property
     def out_channels(self) -> int:
         """Of the BEV map: channels and heights merged."""
-        return self.channels * (self.shape[0] // self.pool_z)
+        return self.channels * (self.grid.shape[0] // self.pool_z)
 
     def centres(self) -> Float[Tensor, "z y x 3"]:
         """Of the voxels: x y z, metres."""
+        grid = self.grid
         axes = [
             low + (torch.arange(count) + 0.5) * size
             for low, size, count in zip(
-                self.range_min, self.voxel_size, reversed(self.shape), strict=True
+                grid.range_min, grid.voxel_size, reversed(grid.shape), strict=True
             )
         ]
         z, y, x = torch.meshgrid(*reversed(axes), indexing="ij")
@@ -90,7 +78,7 @@ class VoxelVolumeNet(nn.Module):
         super().__init__()
         self.register_buffer("centres", config.centres(), persistent=False)
         self.conv = nn.Sequential(
-            conv_group_norm(
+            conv_norm(
                 3, stereo_channels + semantic_channels, config.channels, groups=config.groups
             ),
             nn.ReLU(inplace=True),

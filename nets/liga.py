@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from nets.anchor_head import AnchorHead, AnchorHeadConfig, AnchorMaps
-from nets.anchors import AnchorConfig
+from nets.bev_head import BEVHead, BEVHeadConfig, BEVHeadMaps
 from nets.depth_volume import DepthVolumeConfig, DepthVolumeNet
 from nets.geometric_volume import VoxelVolumeConfig, VoxelVolumeNet
-from nets.hourglass import Hourglass, conv_group_norm
 from nets.stereo_backbone import StereoBackbone, StereoBackboneConfig
 
 
@@ -25,9 +23,7 @@ class LigaConfig(BaseModel):
         backbone: Image network.
         depth: Stereo volume.
         voxels: 3D geometric volume.
-        bev_width: Inside the BEV hourglass.
-        head: Predictions; its channels are those of the BEV maps.
-        anchors: On the BEV map.
+        bev: From the BEV map to anchors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,16 +31,15 @@ class LigaConfig(BaseModel):
     backbone: StereoBackboneConfig = StereoBackboneConfig()
     depth: DepthVolumeConfig = DepthVolumeConfig()
     voxels: VoxelVolumeConfig = VoxelVolumeConfig()
-    bev_width: PositiveInt = 128
-    head: AnchorHeadConfig = AnchorHeadConfig()
-    anchors: AnchorConfig = AnchorConfig()
+    bev: BEVHeadConfig = BEVHeadConfig()
 
     @model_validator(mode="after")
     def _one_map(self) -> "LigaConfig":
-        if self.voxels.shape[1:] != self.anchors.shape:
+        cells, anchors = self.voxels.grid.shape[1:], self.bev.anchors.shape
+        if cells != anchors:
             raise ValueError(
-                f"voxels.shape has {self.voxels.shape[1:]} cells (y, x), anchors.shape "
-                f"{self.anchors.shape}: they must be the same map"
+                f"voxels.grid has {cells} cells (y, x), bev.anchors.shape {anchors}: they must be "
+                "the same map"
             )
         return self
 
@@ -56,16 +51,12 @@ class LigaMaps:
     Attributes:
         depth_logit: Of each depth bin at each pixel of the left image.
         volume: 3D geometric volume (V_3d), averaged along z.
-        bev_low: Before the hourglass (F_BEV).
-        bev_high: After it, before the head.
-        head: Predictions.
+        bev: On the ground.
     """
 
     depth_logit: Float[Tensor, "b bins h w"]
     volume: Float[Tensor, "b cv z y x"]
-    bev_low: Float[Tensor, "b c y x"]
-    bev_high: Float[Tensor, "b c y x"]
-    head: AnchorMaps
+    bev: BEVHeadMaps
 
 
 class LigaStereo(nn.Module):
@@ -74,18 +65,12 @@ class LigaStereo(nn.Module):
     def __init__(self, config: LigaConfig) -> None:
         super().__init__()
         self.config = config
-        groups, channels = config.head.groups, config.head.channels
         self.backbone = StereoBackbone(config.backbone)
         self.depth = DepthVolumeNet(config.depth, config.backbone.up[1])
         self.voxels = VoxelVolumeNet(
             config.voxels, config.depth.channels, config.backbone.semantic[1]
         )
-        self.to_bev = nn.Sequential(
-            conv_group_norm(2, config.voxels.out_channels, channels, groups=groups),
-            nn.ReLU(inplace=True),
-        )
-        self.hourglass = Hourglass(2, channels, config.bev_width, groups)
-        self.head = AnchorHead(config.head, config.anchors)
+        self.bev = BEVHead(config.bev, config.voxels.out_channels)
 
     def forward(
         self,
@@ -108,6 +93,4 @@ class LigaStereo(nn.Module):
         semantic = seen.semantic[: len(left)]
         volume = self.voxels(depth, semantic, image_from_voxel, self.config.depth.bins)
         # Heights become channels: (b, c * z, y, x).
-        bev_low = self.to_bev(volume.flatten(1, 2))
-        bev_high = self.hourglass(bev_low)
-        return LigaMaps(depth.depth_logit, volume, bev_low, bev_high, self.head(bev_high))
+        return LigaMaps(depth.depth_logit, volume, self.bev(volume.flatten(1, 2)))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from nets.hourglass import conv_group_norm
+from nets.hourglass import conv_norm
 
 STRIDE = 4
 
@@ -121,15 +121,15 @@ class StereoNeck(nn.Module):
         self.to_full = _conv_norm(half, full)
         self.image_at_full = _conv_norm(3, full)
         self.stereo = nn.Sequential(
-            conv_group_norm(2, full, full, groups=groups),
+            conv_norm(2, full, full, groups=groups),
             nn.ReLU(inplace=True),
             nn.Conv2d(full, full, 1, bias=False),
         )
         middle, out = config.semantic
         self.semantic = nn.Sequential(
-            conv_group_norm(2, config.concatenated, middle, groups=groups),
+            conv_norm(2, config.concatenated, middle, groups=groups),
             nn.ReLU(inplace=True),
-            conv_group_norm(2, middle, out, groups=groups),
+            conv_norm(2, middle, out, groups=groups),
             nn.ReLU(inplace=True),
         )
 

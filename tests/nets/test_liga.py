@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nets.anchor_head import AnchorHead, AnchorHeadConfig
 from nets.anchors import AnchorConfig
+from nets.bev_head import BEVHeadConfig
 from nets.depth_net import DepthBins
 from nets.depth_volume import DepthVolume, DepthVolumeConfig, stereo_depth_loss
 from nets.geometric_volume import VoxelVolumeConfig, VoxelVolumeNet
@@ -13,6 +14,7 @@ from nets.hourglass import Hourglass
 from nets.liga import LigaConfig, LigaStereo
 from nets.plane_sweep import plane_sweep
 from nets.stereo_backbone import StereoBackbone, StereoBackboneConfig
+from nets.voxelize import VoxelGrid
 
 SMALL = LigaConfig(
     backbone=StereoBackboneConfig(
@@ -29,16 +31,16 @@ SMALL = LigaConfig(
         planes=DepthBins(start=2, stop=18, step=2), channels=8, width=8, groups=4
     ),
     voxels=VoxelVolumeConfig(
-        range_min=(2, -8, -2),
-        range_max=(18, 8, 2),
-        voxel_size=(1, 1, 1),
+        grid=VoxelGrid(range_min=(2, -8, -2), range_max=(18, 8, 2), voxel_size=(1, 1, 1)),
         channels=8,
         pool_z=2,
         groups=4,
     ),
-    bev_width=8,
-    head=AnchorHeadConfig(channels=8, groups=4),
-    anchors=AnchorConfig(x_range=(2, 18), y_range=(-8, 8), shape=(16, 16)),
+    bev=BEVHeadConfig(
+        width=8,
+        head=AnchorHeadConfig(channels=8, groups=4),
+        anchors=AnchorConfig(x_range=(2, 18), y_range=(-8, 8), shape=(16, 16)),
+    ),
 )
 # Focal length 40 pixels, centre of a 64 x 128 image; x forward becomes depth.
 CAMERA = torch.tensor([[64.0, -40.0, 0.0, 0.0], [32.0, 0.0, -40.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
@@ -59,8 +61,8 @@ def test_parameters_are_as_many_as_published():
     assert count(depth.hourglass) == 553_664
     assert count(depth.depth) == 28_576
     assert count(liga.voxels) == 55_360
-    assert count(liga.to_bev) + count(liga.hourglass) == 830_976
-    assert count(liga.head) == 183_368
+    assert count(liga.bev.conv) + count(liga.bev.hourglass) == 830_976
+    assert count(liga.bev.head) == 183_368
     assert count(liga) == 6_747_144
 
 
@@ -69,7 +71,7 @@ def test_the_published_sizes():
     assert config.depth.planes.count == 72
     assert config.depth.bins.count == 288
     assert config.depth.bins.centres()[:2].tolist() == pytest.approx([2.1, 2.3])
-    assert config.voxels.shape == (20, 304, 288)
+    assert config.voxels.grid.shape == (20, 304, 288)
     assert config.voxels.out_channels == 160
 
 
@@ -85,10 +87,15 @@ def test_a_step_reaches_every_parameter():
     liga = LigaStereo(SMALL)
     images = torch.randn(2, 2, 3, 64, 128)
     maps = liga(*images, torch.tensor([20.0, 30.0]), CAMERA.expand(2, 3, 4))
-    assert maps.head.logit.shape == (2, 16 * 16 * 6, 3)
+    assert maps.bev.anchors.logit.shape == (2, 16 * 16 * 6, 3)
     assert maps.depth_logit.shape == (2, 32, 64, 128)
     assert maps.volume.shape == (2, 8, 2, 16, 16)
-    parts = (maps.depth_logit, maps.head.logit, maps.head.code, maps.head.direction)
+    parts = (
+        maps.depth_logit,
+        maps.bev.anchors.logit,
+        maps.bev.anchors.code,
+        maps.bev.anchors.direction,
+    )
     torch.stack([part.square().mean() for part in parts]).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in liga.parameters())
 
@@ -100,7 +107,7 @@ def test_a_checkpointed_step_has_the_same_gradient():
         torch.manual_seed(0)
         liga = LigaStereo(config)
         maps = liga(*torch.randn(2, 1, 3, 64, 128), torch.tensor([20.0]), CAMERA[None])
-        maps.head.logit.square().mean().backward()
+        maps.bev.anchors.logit.square().mean().backward()
         gradients.append([p.grad for p in liga.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 0
     for plain, again in zip(*gradients, strict=True):
@@ -221,7 +228,7 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="multiples of 4"):
         Hourglass(2, 4, 4, 2)(torch.zeros(1, 4, 6, 8))
     with pytest.raises(ValueError, match="must be the same map"):
-        LigaConfig(anchors=AnchorConfig(shape=(8, 8)))
+        LigaConfig(bev=BEVHeadConfig(anchors=AnchorConfig(shape=(8, 8))))
     with pytest.raises(ValueError, match="pool_z 3"):
         VoxelVolumeConfig(pool_z=3)
     with pytest.raises(ValueError, match=r"\(62, 128\) pixels: expected multiples of 4"):
