@@ -17,10 +17,10 @@ class SparseResidualBlock(spconv.SparseModule):  # type: ignore[misc]
 
     def __init__(self, channels: int, key: str) -> None:
         super().__init__()
-        self.conv1 = _submanifold(channels, channels, key)
-        self.bn1 = _norm(channels)
-        self.conv2 = _submanifold(channels, channels, key)
-        self.bn2 = _norm(channels)
+        self.conv1 = submanifold(channels, channels, key)
+        self.bn1 = sparse_norm(channels)
+        self.conv2 = submanifold(channels, channels, key)
+        self.bn2 = sparse_norm(channels)
 
     def forward(self, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
         """The refined tensor, same voxels."""
@@ -38,13 +38,13 @@ class VoxelEncoder(nn.Module):
         self.config = config
         first = config.channels[0]
         self.conv_input = spconv.SparseSequential(
-            _submanifold(config.in_channels, first, "subm0"), _norm(first), nn.ReLU()
+            submanifold(config.in_channels, first, "subm0"), sparse_norm(first), nn.ReLU()
         )
         self.stages = nn.ModuleList(self._stages())
         last = config.channels[-1]
         self.conv_out = spconv.SparseSequential(
             spconv.SparseConv3d(last, last, (OUT_KERNEL_Z, 1, 1), (2, 1, 1), bias=False),
-            _norm(last),
+            sparse_norm(last),
             nn.ReLU(),
         )
 
@@ -85,11 +85,13 @@ def _fold_height(x: spconv.SparseConvTensor) -> Float32[Tensor, "b c h w"]:
     return dense.permute(0, 4, 1, 2, 3).flatten(1, 2)
 
 
-def _norm(channels: int) -> nn.BatchNorm1d:
+def sparse_norm(channels: int) -> nn.BatchNorm1d:
+    """BatchNorm of the occupied voxels."""
     return nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
 
 
-def _submanifold(in_channels: int, out_channels: int, key: str) -> spconv.SubMConv3d:
+def submanifold(in_channels: int, out_channels: int, key: str) -> spconv.SubMConv3d:
+    """A 3x3x3 convolution at the occupied voxels; those with one key share their neighbours."""
     return spconv.SubMConv3d(in_channels, out_channels, 3, padding=1, bias=False, indice_key=key)
 
 
@@ -97,4 +99,4 @@ def _downsample(in_channels: int, out_channels: int, z_padding: int) -> list[nn.
     conv = spconv.SparseConv3d(
         in_channels, out_channels, 3, 2, padding=(z_padding, 1, 1), bias=False
     )
-    return [conv, _norm(out_channels), nn.ReLU()]
+    return [conv, sparse_norm(out_channels), nn.ReLU()]

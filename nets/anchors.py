@@ -1,0 +1,97 @@
+"""Anchors on a BEV map: at every cell, one box of each class at each rotation.
+
+Every table of anchors is flat, in the order cell (row, then column), class, rotation: anchor
+``((row * W + col) * classes + class) * rotations + rotation``, as OpenPCDet and LIGA-Stereo have
+it. Source of the defaults: LIGA-Stereo's KITTI configs (StereoDistill specification, part 1).
+"""
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+BOX_CODE = 7
+
+
+class AnchorClass(BaseModel):
+    """The anchors of one class.
+
+    Attributes:
+        name: Of the class.
+        size: l, w, h, metres.
+        bottom: z of the bottom face, metres.
+        positive_iou: An anchor that overlaps an object so much, seen from above, is positive.
+        negative_iou: One that overlaps none so much is background; between them it is ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    bottom: float
+    positive_iou: float = Field(gt=0, le=1)
+    negative_iou: float = Field(gt=0, le=1)
+
+
+KITTI_CLASSES = (
+    AnchorClass(
+        name="Car", size=(3.9, 1.6, 1.56), bottom=-1.78, positive_iou=0.6, negative_iou=0.45
+    ),
+    AnchorClass(
+        name="Pedestrian", size=(0.8, 0.6, 1.73), bottom=-0.6, positive_iou=0.5, negative_iou=0.35
+    ),
+    AnchorClass(
+        name="Cyclist", size=(1.76, 0.6, 1.73), bottom=-0.6, positive_iou=0.5, negative_iou=0.35
+    ),
+)
+
+
+class AnchorConfig(BaseModel):
+    """Where the anchors lie.
+
+    Attributes:
+        x_range: Of the map, metres. The outermost anchors lie on its edges, so that anchors are
+            a little further apart than cells (OpenPCDet's ``align_center=False``).
+        y_range: Likewise.
+        shape: (H, W) of the map, cells.
+        classes: In the order of the labels.
+        rotations: Yaws, radians. Not quite a right angle in the published configs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x_range: tuple[float, float] = (2.0, 59.6)
+    y_range: tuple[float, float] = (-30.4, 30.4)
+    shape: tuple[PositiveInt, PositiveInt] = (304, 288)
+    classes: tuple[AnchorClass, ...] = Field(KITTI_CLASSES, min_length=1)
+    rotations: tuple[float, ...] = Field((0.0, 1.57), min_length=1)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at one cell."""
+        return len(self.classes) * len(self.rotations)
+
+    @property
+    def count(self) -> int:
+        """Anchors on the map."""
+        rows, cols = self.shape
+        return rows * cols * self.per_cell
+
+    def boxes(self) -> Float[Tensor, "n 7"]:
+        """All anchors as x y z l w h yaw: gravity centre, metres, radians."""
+        rows, cols = self.shape
+        sizes = torch.tensor([kind.size for kind in self.classes])
+        heights = torch.tensor([kind.bottom for kind in self.classes]) + sizes[:, 2] / 2
+        table = torch.empty(rows, cols, len(self.classes), len(self.rotations), BOX_CODE)
+        table[..., 0] = torch.linspace(*self.x_range, cols)[:, None, None]
+        table[..., 1] = torch.linspace(*self.y_range, rows)[:, None, None, None]
+        table[..., 2] = heights[:, None]
+        table[..., 3:6] = sizes[:, None]
+        table[..., 6] = torch.tensor(self.rotations)
+        return table.flatten(0, 3)
+
+    def class_of(self) -> Tensor:
+        """Index of each anchor's class, (n,)."""
+        slots = torch.arange(len(self.classes)).repeat_interleave(len(self.rotations))
+        rows, cols = self.shape
+        return slots.repeat(rows * cols)

@@ -1,0 +1,70 @@
+"""What LIGA-Stereo's student and its LiDAR teacher share: from a BEV map to anchors.
+
+One convolution, an hourglass and the anchor head, with GroupNorm in the student and BatchNorm in
+the teacher (StereoDistill specification, parts 2 and 3).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+
+from nets.anchor_head import AnchorHead, AnchorHeadConfig, AnchorMaps
+from nets.anchors import AnchorConfig
+from nets.hourglass import Hourglass, conv_norm
+
+
+class BEVHeadConfig(BaseModel):
+    """Sizes; defaults are LIGA-Stereo's.
+
+    Attributes:
+        width: Inside the hourglass.
+        head: Predictions; its channels and norms are those of the BEV maps.
+        anchors: On the BEV map.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: PositiveInt = 128
+    head: AnchorHeadConfig = AnchorHeadConfig()
+    anchors: AnchorConfig = AnchorConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class BEVHeadMaps:
+    """What is known on the ground.
+
+    Attributes:
+        low: Before the hourglass (F_BEV).
+        high: After it.
+        anchors: Predictions.
+    """
+
+    low: Float[Tensor, "b c h w"]
+    high: Float[Tensor, "b c h w"]
+    anchors: AnchorMaps
+
+
+class BEVHead(nn.Module):
+    """The network.
+
+    Args:
+        config: Sizes.
+        in_channels: Of the BEV map, heights merged.
+    """
+
+    def __init__(self, config: BEVHeadConfig, in_channels: int) -> None:
+        super().__init__()
+        channels, groups = config.head.channels, config.head.groups
+        self.conv = nn.Sequential(
+            conv_norm(2, in_channels, channels, groups=groups), nn.ReLU(inplace=True)
+        )
+        self.hourglass = Hourglass(2, channels, config.width, groups)
+        self.head = AnchorHead(config.head, config.anchors)
+
+    def forward(self, bev: Float[Tensor, "b _ h w"]) -> BEVHeadMaps:
+        """Refined maps and predictions."""
+        low = self.conv(bev)
+        high = self.hourglass(low)
+        return BEVHeadMaps(low, high, self.head(high))

@@ -1,0 +1,132 @@
+"""The stereo volume: matching costs over planes of depth, and how deep each pixel lies.
+
+LIGA-Stereo's (StereoDistill specification, part 2): one volume at a quarter of the resolution,
+72 planes of 0.8 m; the depth distribution at full resolution, 288 bins of 0.2 m.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nets.depth_net import DepthBins
+from nets.hourglass import Hourglass, conv_norm
+from nets.plane_sweep import plane_sweep
+
+
+class DepthVolumeConfig(BaseModel):
+    """Sizes; defaults are LIGA-Stereo's.
+
+    Attributes:
+        planes: Of the sweep.
+        finer: Bins of the depth distribution in a plane, and pixels in a cell, along either axis.
+        channels: Of the volume.
+        width: Inside its hourglass.
+        groups: Of GroupNorm.
+        checkpointed: Whether the volume's activations are computed anew for the gradient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    planes: DepthBins = DepthBins(start=2.0, stop=59.6, step=0.8)
+    finer: PositiveInt = 4
+    channels: PositiveInt = 32
+    width: PositiveInt = 64
+    groups: PositiveInt = 32
+    checkpointed: bool = False
+
+    @property
+    def bins(self) -> DepthBins:
+        """Of the depth distribution."""
+        return self.planes.model_copy(update={"step": self.planes.step / self.finer})
+
+
+@dataclass(frozen=True, slots=True)
+class DepthVolume:
+    """What matching says of a batch of image pairs.
+
+    Attributes:
+        volume: Features at each plane.
+        depth_logit: Of each bin at each pixel of the left image, before the softmax.
+    """
+
+    volume: Float[Tensor, "b c d hs ws"]
+    depth_logit: Float[Tensor, "b bins h w"]
+
+
+class DepthVolumeNet(nn.Module):
+    """Plane sweep, aggregation, depth head.
+
+    Args:
+        config: Sizes.
+        feature_channels: Of the stereo features.
+    """
+
+    def __init__(self, config: DepthVolumeConfig, feature_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        channels, groups = config.channels, config.groups
+        self.matched = nn.Sequential(
+            conv_norm(3, 2 * feature_channels, channels, groups=groups),
+            nn.ReLU(inplace=True),
+        )
+        self.refined = conv_norm(3, channels, channels, groups=groups)
+        self.hourglass = Hourglass(3, channels, config.width, groups)
+        self.depth = nn.Sequential(
+            conv_norm(3, channels, channels, groups=groups),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(channels, 1, 3, padding=1, bias=False),
+        )
+
+    def forward(
+        self,
+        left: Float[Tensor, "b c h w"],
+        right: Float[Tensor, "b c h w"],
+        focal_baseline: Float[Tensor, " b"],
+    ) -> DepthVolume:
+        """Match the stereo features of both images.
+
+        Args:
+            left: Features.
+            right: Likewise.
+            focal_baseline: Focal length x distance between the cameras, pixels x metres.
+        """
+        planes = self.config.planes.centres().to(left)
+        disparity = focal_baseline.to(left)[:, None] / planes
+        if self.config.checkpointed and self.training:
+            volume, logit = checkpoint(self._volume, left, right, disparity, use_reentrant=False)
+        else:
+            volume, logit = self._volume(left, right, disparity)
+        return DepthVolume(volume, logit)
+
+    def _volume(self, left: Tensor, right: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
+        costs = plane_sweep(left, right, disparity, self.config.finer)
+        matched = self.matched(costs)
+        refined = self.refined(matched) + matched
+        volume = refined + self.hourglass(refined)
+        size = (self.config.bins.count, *left.shape[2:])
+        logit = F.interpolate(self.depth(volume), size=size, mode="trilinear", align_corners=True)
+        return volume, logit[:, 0]
+
+
+def stereo_depth_loss(
+    depth_logit: Float[Tensor, "b bins h w"], depth: Float32[Tensor, "b h w"], bins: DepthBins
+) -> Float[Tensor, ""]:
+    """Cross-entropy with a tent over the two nearest bins, mean over pixels with a LiDAR depth.
+
+    Args:
+        depth_logit: Of each bin.
+        depth: Metres; 0 where no point projects. Pixels outside the bins' range do not count.
+        bins: Equal bins.
+
+    Source: LIGA-Stereo (specification, part 4): ``-sum_k max(0, 1 - |d - d_k| / step) log p_k``.
+    """
+    known: Bool[Tensor, "b h w"] = (depth > bins.start) & (depth < bins.stop)
+    centres = bins.centres().to(depth)
+    wanted = (1 - (depth[known][:, None] - centres).abs() / bins.step).clamp(min=0)
+    log_prob = depth_logit.permute(0, 2, 3, 1)[known].float().log_softmax(1)
+    total = -(wanted * log_prob).sum()
+    return total / known.sum().clamp(min=1)

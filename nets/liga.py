@@ -1,0 +1,96 @@
+"""LIGA-Stereo: two images to anchors on the ground; StereoDistill's student.
+
+Guo et al., ICCV 2021; StereoDistill specification, part 2. Its auxiliary 2D head is left out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+
+from nets.bev_head import BEVHead, BEVHeadConfig, BEVHeadMaps
+from nets.depth_volume import DepthVolumeConfig, DepthVolumeNet
+from nets.geometric_volume import VoxelVolumeConfig, VoxelVolumeNet
+from nets.stereo_backbone import StereoBackbone, StereoBackboneConfig
+
+
+class LigaConfig(BaseModel):
+    """Sizes; defaults are LIGA-Stereo's for KITTI.
+
+    Attributes:
+        backbone: Image network.
+        depth: Stereo volume.
+        voxels: 3D geometric volume.
+        bev: From the BEV map to anchors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: StereoBackboneConfig = StereoBackboneConfig()
+    depth: DepthVolumeConfig = DepthVolumeConfig()
+    voxels: VoxelVolumeConfig = VoxelVolumeConfig()
+    bev: BEVHeadConfig = BEVHeadConfig()
+
+    @model_validator(mode="after")
+    def _one_map(self) -> "LigaConfig":
+        cells, anchors = self.voxels.grid.shape[1:], self.bev.anchors.shape
+        if cells != anchors:
+            raise ValueError(
+                f"voxels.grid has {cells} cells (y, x), bev.anchors.shape {anchors}: they must be "
+                "the same map"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class LigaMaps:
+    """What the student says of a batch of image pairs.
+
+    Attributes:
+        depth_logit: Of each depth bin at each pixel of the left image.
+        volume: 3D geometric volume (V_3d), averaged along z.
+        bev: On the ground.
+    """
+
+    depth_logit: Float[Tensor, "b bins h w"]
+    volume: Float[Tensor, "b cv z y x"]
+    bev: BEVHeadMaps
+
+
+class LigaStereo(nn.Module):
+    """The network; cameras may differ from image to image."""
+
+    def __init__(self, config: LigaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = StereoBackbone(config.backbone)
+        self.depth = DepthVolumeNet(config.depth, config.backbone.up[1])
+        self.voxels = VoxelVolumeNet(
+            config.voxels, config.depth.channels, config.backbone.semantic[1]
+        )
+        self.bev = BEVHead(config.bev, config.voxels.out_channels)
+
+    def forward(
+        self,
+        left: Float[Tensor, "b 3 h w"],
+        right: Float[Tensor, "b 3 h w"],
+        focal_baseline: Float[Tensor, " b"],
+        image_from_voxel: Float[Tensor, "b 3 4"],
+    ) -> LigaMaps:
+        """Detect in image pairs.
+
+        Args:
+            left: Normalised, cropped and padded.
+            right: Likewise.
+            focal_baseline: Focal length x distance between the cameras, pixels x metres.
+            image_from_voxel: Projects pseudo-LiDAR points to pixels of the left image as given.
+        """
+        seen = self.backbone(torch.cat([left, right]))
+        stereo = seen.stereo.chunk(2)
+        depth = self.depth(*stereo, focal_baseline)
+        semantic = seen.semantic[: len(left)]
+        volume = self.voxels(depth, semantic, image_from_voxel, self.config.depth.bins)
+        # Heights become channels: (b, c * z, y, x).
+        return LigaMaps(depth.depth_logit, volume, self.bev(volume.flatten(1, 2)))
