@@ -194,7 +194,9 @@ class _Game:
 
 def _curves(games: list[_Game]) -> tuple[list[float], list[float]]:
     counted = sum(game.label_roles.count(0) for game in games)
-    thresholds = _thresholds([score for game in games for score in game.first_scores()], counted)
+    thresholds = literal_thresholds(
+        [score for game in games for score in game.first_scores()], counted
+    )
     precision, similarity = [0.0] * 41, [0.0] * 41
     for t, threshold in enumerate(thresholds):
         totals = [game.counts(threshold) for game in games]
@@ -207,7 +209,8 @@ def _curves(games: list[_Game]) -> tuple[list[float], list[float]]:
     return precision, similarity
 
 
-def _thresholds(scores: list[float], counted: int) -> list[float]:
+def literal_thresholds(scores: list[float], counted: int) -> list[float]:
+    """The scores that sample recall, highest first."""
     scores = sorted(scores, reverse=True)
     thresholds, recall = [], 0.0
     for i, score in enumerate(scores):

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from frames.kitti.scoring import KittiDetections, KittiLabels
 
-# kind, bbox, box; then truncation and occlusion (labels), or score (detections).
-Row = tuple[str, Sequence[float], Sequence[float]]
+# kind, bbox, box
+Row = tuple[str, ArrayLike, ArrayLike]
 LABEL_KINDS = ("Car", "Car", "Van", "Pedestrian", "Person_sitting", "Cyclist", "Truck", "DontCare")
 DETECTION_KINDS = ("Car", "Car", "Pedestrian", "Cyclist")
 
@@ -40,6 +41,12 @@ def detections_of(
         boxes=np.array([box for _, _, box in rows], dtype=np.float64).reshape(count, 7),
         scores=np.array(scores, dtype=np.float64),
     )
+
+
+def thing(place: int, kind: str = "Car", *, height: float = 60, shift: float = 0) -> Row:
+    """An object at one of many places, 4 m or 60 pixels wide, moved by a share of its width."""
+    left, x = 100 * place + 60 * shift, 10 * place + 4 * shift
+    return kind, (left, 100, left + 60, 100 + height), (x, 0, 0, 4, 2, 1.5, 0)
 
 
 def shuffled(detections: KittiDetections, generator: np.random.Generator) -> KittiDetections:
