@@ -13,7 +13,7 @@ from frames.rotated_iou import bev_iou, bounds_meet, iou_3d
 # Bounds the memory of the pairs looked at together; any number gives the same result.
 _PAIRS_TOGETHER = 2_000_000
 
-Overlap = Callable[
+OverlapFunction = Callable[
     [Float64[np.ndarray, "p d"], Float64[np.ndarray, "p d"]], Float64[np.ndarray, " p"]
 ]
 
@@ -51,7 +51,9 @@ class Pairs:
         return Pairs(self.labels[kept], self.detections[kept], self.overlap[kept])
 
 
-def overlapping_pairs(labels: Placed, detections: Placed, overlap: Overlap, least: float) -> Pairs:
+def overlapping_pairs(
+    labels: Placed, detections: Placed, overlap: OverlapFunction, least: float
+) -> Pairs:
     """Every label with every detection of its frame that it overlaps by more than ``least``."""
     starts = np.searchsorted(detections.frames, labels.frames, side="left")
     counts = np.searchsorted(detections.frames, labels.frames, side="right") - starts

@@ -3,7 +3,7 @@ import pytest
 
 from frames.kitti import overlaps
 from frames.kitti.overlaps import (
-    Overlap,
+    OverlapFunction,
     Placed,
     bev_overlap,
     image_coverage,
@@ -30,7 +30,7 @@ def placed(counts: list[int], width: int, seed: int) -> Placed:
 )
 @pytest.mark.parametrize("together", [1, 7, 1000])
 def test_pairs_are_those_of_every_frame(
-    monkeypatch: pytest.MonkeyPatch, overlap: Overlap, width: int, together: int
+    monkeypatch: pytest.MonkeyPatch, overlap: OverlapFunction, width: int, together: int
 ):
     monkeypatch.setattr(overlaps, "_PAIRS_TOGETHER", together)
     labels, detections = placed([3, 0, 2, 4, 1], width, 0), placed([2, 3, 0, 6, 5], width, 1)
