@@ -18,15 +18,15 @@ OpenPCDet and mmdetection3d carry):
   each the nearest to its recall (``score_thresholds``). Precision at a recall is the best at that
   recall or beyond, and 0 where there is no threshold: fewer than 41 labels cannot reach 100.
 
-Where port and C++ differ this follows the port; nothing but the first of these was ever seen to
-move a score:
+Where the port and C++ differ:
 
-- A label *as high as* the least height is ignored (C++: counts).
-- AOS is left out if any detection has no alpha, as in C++ (port: if the first one has none).
-- The port's BEV and 3D overlaps are in float32 on a GPU, C++ and this compute in float64: an
-  overlap within 1e-6 of the least may fall on the other side.
-- A threshold with neither true nor false positives has precision 0 (both: 0/0, which makes the
-  port's AP not a number).
+- A label *as high as* the least height is ignored, as in the port (in some copies of C++ it
+  counts).
+- BEV and 3D overlaps are in float64, as in C++ (the port's are in float32 on a GPU, where 60 m are
+  rounded to 4e-6 m: an overlap within about 1e-5 of the least may fall on the other side).
+- AOS is left out if any detection has no alpha, as in C++ (the port asks the first one only).
+- A threshold that leaves neither true nor false positives has precision 0 (0/0 in both, and then
+  the port's AP is not a number).
 """
 
 import itertools
