@@ -6,7 +6,8 @@ seven are not looked at. Leading axes broadcast.
 No polygon is built. In the axes of the second rectangle the overlap is the closed integral of
 clamp(y, -w/2, w/2) dx along the first one's edges, cut at x = -l/2 and l/2: clamping keeps order,
 so between the upper and the lower edge just what is inside remains. Nothing is decided by a sign,
-hence rounding stays rounding where boxes are equal, touch or have no area.
+hence rounding stays rounding where boxes are equal, touch or have no area, and gradients are finite
+there too.
 """
 
 from collections.abc import Callable

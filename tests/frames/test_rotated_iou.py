@@ -145,6 +145,23 @@ def test_bounds_that_do_not_meet_mean_no_overlap():
     assert bev_iou(first[apart], second[apart]).max() < 1e-15
 
 
+def test_gradients_are_those_of_the_overlap():
+    first, second = random_boxes(20, 13, spread=1), random_boxes(20, 14, spread=1)
+    for inputs in ((first.requires_grad_(), second), (first.detach(), second.requires_grad_())):
+        assert torch.autograd.gradcheck(iou_3d, inputs, eps=1e-7, atol=1e-5, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "other", [box(), box(x=4), box(yaw=math.pi / 2), box(x=50), box(size=(0.0, 0.0, 0.0))]
+)
+def test_gradients_are_finite_where_boxes_are_equal_touch_or_have_no_volume(other: Tensor):
+    for first, second in ((box(), other), (other, box())):
+        moved = first.clone().requires_grad_()
+        iou_3d(moved, second).backward()
+        assert moved.grad is not None
+        assert moved.grad.isfinite().all()
+
+
 def test_velocities_behind_the_yaw_are_not_looked_at():
     first, second = random_boxes(20, 11), random_boxes(20, 12)
     moving = [torch.nn.functional.pad(boxes, (0, 2), value=5.0) for boxes in (first, second)]
