@@ -1,0 +1,1 @@
+"""KITTI: its tree, labels, calibration and stereo pair."""
