@@ -17,6 +17,7 @@ from frames.errors import DataError
 Box = tuple[float, float, float, float, float, float, float]
 Bbox = tuple[float, float, float, float]
 
+DONT_CARE = "DontCare"
 LABEL_FIELDS, RESULT_FIELDS = 15, 16
 # The object development kit's readme.txt: what stands where a value is not known.
 NO_TRUNCATION, NO_OCCLUSION, NO_ALPHA, NO_BOX = -1.0, -1, -10.0, "-1 -1 -1 -1000 -1000 -1000 -10"
@@ -83,7 +84,7 @@ def write_objects(
 def box_of_label(
     size_hwl: tuple[float, float, float], bottom: tuple[float, float, float], rotation_y: float
 ) -> Box:
-    """x y z l w h yaw (pseudo-LiDAR) of KITTI's dimensions, location and rotation_y."""
+    """The box (x y z l w h yaw, pseudo-LiDAR) of KITTI's dimensions, location and rotation_y."""
     (height, width, length), (x_cam, y_cam, z_cam) = size_hwl, bottom
     yaw = math.remainder(-(rotation_y + math.pi / 2), math.tau)
     return (z_cam, -x_cam, height / 2 - y_cam, length, width, height, yaw)
