@@ -20,10 +20,12 @@ class KittiConfig(BaseModel):
     """Which frames of a KITTI object tree to read, and which labels are ground truth.
 
     Attributes:
+        dataset: Which data set this is; see ``frames/dataset.py``.
         root: Folder that holds ``training``, ``testing`` and ``ImageSets``.
         split: A list of ``ImageSets`` without ``.txt`` (train, val, trainval, test); or
             ``training`` or ``testing``, every frame that folder has a calibration of; or the
             token of one training frame.
+        sweeps: The benchmark has one a frame.
         cameras: Images to read, in this order. Empty reads none, for LiDAR teachers and scoring.
         lidar: Folder of the point files (``.bin``, or ``.bin.gz``).
         in_view: Whether only points that the left image shows count, as KITTI's labels do.
@@ -39,8 +41,10 @@ class KittiConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    dataset: Literal["kitti"] = "kitti"
     root: Path
     split: str
+    sweeps: Literal[1] = 1
     cameras: tuple[KittiCamera, ...] = ("image_2", "image_3")
     lidar: Literal["velodyne", "velodyne_reduced"] = "velodyne"
     in_view: bool = True
@@ -50,6 +54,11 @@ class KittiConfig(BaseModel):
     sitting_as_pedestrian: bool = True
     max_truncation: float = Field(LIGA_MAX_TRUNCATION, gt=0)
     box_range: Range = LIGA_RANGE
+
+    @property
+    def version(self) -> str:
+        """Which of KITTI's benchmarks."""
+        return "object"
 
     @property
     def ground_truth_filter(self) -> dict[str, Any]:
