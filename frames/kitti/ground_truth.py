@@ -30,9 +30,7 @@ def ground_truth(objects: Sequence[KittiObject], config: KittiConfig) -> Boxes3D
         for thing, name in named
         if thing.box is not None and name in rank and thing.truncation < config.max_truncation
     ]
-    values = torch.zeros(len(kept), BOX_SIZE)
-    for row, (box, _) in enumerate(kept):
-        values[row, : len(box)] = torch.tensor(box)
+    values = torch.tensor([[*box, 0, 0] for box, _ in kept]).reshape(-1, BOX_SIZE)
     labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
     inside = reaches_into(values, config.box_range)
     return Boxes3D(values[inside], labels[inside])

@@ -17,15 +17,16 @@ from PIL import Image
 from frames.errors import DataError
 from frames.frame import Camera, Frame, Sweep
 from frames.geometry import SE3
-from frames.kitti.calibration import read_calibration
-from frames.kitti.config import KittiConfig
+from frames.kitti.calibration import Calibration, read_calibration
+from frames.kitti.config import KittiCamera, KittiConfig
 from frames.kitti.ground_truth import ground_truth
 from frames.kitti.labels import KittiObject, read_objects
 
 TRAINING, TESTING = "training", "testing"
 # The one list of ImageSets whose frames lie in the testing folder.
 TEST_SPLIT = "test"
-CAMERA_INDEX = {"image_2": 2, "image_3": 3}
+VIEW: KittiCamera = "image_2"
+CAMERA_INDEX: dict[KittiCamera, int] = {"image_2": 2, "image_3": 3}
 LIDAR_FLOATS = 4
 
 
@@ -98,18 +99,14 @@ def tokens_of_split(config: KittiConfig) -> tuple[Path, list[str]]:
 def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
     calibration = read_calibration(folder / "calib" / f"{token}.txt")
     objects = () if folder.name == TESTING else read_objects(folder / "label_2" / f"{token}.txt")
-    view_path = _image_path(folder, "image_2", token)
-    view = calibration.camera(2, view_path, _view_size(config, view_path))
-    cameras = []
-    for name in config.cameras:
-        path = _image_path(folder, name, token)
-        cameras.append(calibration.camera(CAMERA_INDEX[name], path, _size_of_camera(path)))
+    cameras = {name: _camera(calibration, folder, name, token) for name in config.cameras}
+    view = cameras.get(VIEW) or _unread_view(config, calibration, folder, token)
     return KittiFrame(
         token=token,
         scene=folder.name,
         timestamp_us=0,
         global_from_ego=SE3.identity(),
-        cameras=tuple(cameras),
+        cameras=tuple(cameras.values()),
         sweeps=(
             Sweep(
                 path=_lidar_path(folder / config.lidar, token),
@@ -128,34 +125,35 @@ def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
     )
 
 
-def _image_path(folder: Path, name: str, token: str) -> Path:
+def _camera(calibration: Calibration, folder: Path, name: KittiCamera, token: str) -> Camera:
+    path = _image_path(folder, name, token)
+    if not path.is_file():
+        raise DataError(
+            f"no file {path}; unpack data_object_{name}.zip, choose a split whose frames have it, "
+            f"or leave {name} out of cameras"
+        )
+    return calibration.camera(CAMERA_INDEX[name], path, _image_size(path))
+
+
+def _unread_view(config: KittiConfig, calibration: Calibration, folder: Path, token: str) -> Camera:
+    """The left camera of a frame whose left image is not read."""
+    path = _image_path(folder, VIEW, token)
+    size = _image_size(path) if path.is_file() else config.image_size
+    if size is None:
+        raise DataError(
+            f"no file {path}, so the size of the left image is not known; unpack "
+            "data_object_image_2.zip, or set image_size to its (height, width)"
+        )
+    return calibration.camera(CAMERA_INDEX[VIEW], path, size)
+
+
+def _image_path(folder: Path, name: KittiCamera, token: str) -> Path:
     return folder / name / f"{token}.png"
 
 
 def _lidar_path(folder: Path, token: str) -> Path:
     plain, zipped = folder / f"{token}.bin", folder / f"{token}.bin.gz"
     return zipped if zipped.is_file() and not plain.is_file() else plain
-
-
-def _view_size(config: KittiConfig, path: Path) -> tuple[int, int]:
-    if path.is_file():
-        return _image_size(path)
-    if config.image_size is None:
-        raise DataError(
-            f"no file {path}, so the size of the left image is not known; unpack "
-            "data_object_image_2.zip, or set image_size to its (height, width)"
-        )
-    return config.image_size
-
-
-def _size_of_camera(path: Path) -> tuple[int, int]:
-    if not path.is_file():
-        name = path.parent.name
-        raise DataError(
-            f"no file {path}; unpack data_object_{name}.zip, choose a split whose frames have it, "
-            f"or leave {name} out of cameras"
-        )
-    return _image_size(path)
 
 
 def _image_size(path: Path) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def test_frames_pickle(tiny: Path):
         ),
         (
             "image_2/000003.png",
-            r"no file .*image_2/000003\.png, so the size .*data_object_image_2\.zip, or set",
+            r"no file .*image_2/000003\.png; unpack data_object_image_2\.zip.*leave image_2 out",
         ),
     ],
 )
@@ -148,6 +148,8 @@ def test_a_damaged_image_is_named(tiny: Path):
 def test_frames_without_images_serve_teachers_and_scoring(tiny: Path):
     for name in ("image_2", "image_3"):
         (tiny / f"training/{name}/000003.png").unlink()
+    with pytest.raises(DataError, match=r"image_2/000003\.png, so the size .*set image_size"):
+        read_frames(config(tiny, cameras=()))
     (frame,) = read_frames(config(tiny, cameras=(), image_size=SIZE))
     assert (frame.cameras, frame.view.size) == ((), SIZE)
     assert len(load_points(frame)) == 1
