@@ -41,7 +41,12 @@ def test_points_are_seen_between_the_outermost_pixel_centres():
     in_cam = (pixels - torch.tensor([10.0, 4.0])) / 10 * depth
     points = torch.stack([torch.full((6,), depth), 2 - in_cam[:, 0], 1 - in_cam[:, 1]], dim=1)
     assert sees(CAMERA, points).tolist() == [True] * 2 + [False] * 4
-    assert not sees(CAMERA, torch.tensor([[-10.0, 2.0, 1.0]])).any()
+    # Behind the camera; its numerators, hardly above 0, would be pixel (10, 5) at depth 1e-6.
+    behind = torch.tensor([[-10.0, 2 - 10.000001, 1 - 4.0000005]], dtype=torch.float64)
+    torch.testing.assert_close(
+        project_ego(CAMERA, behind)[0], torch.tensor([[10.0, 5.0]]).double(), atol=1e-3, rtol=0
+    )
+    assert not sees(CAMERA, behind).any()
 
 
 def box(x: float, y: float, z: float, length: float) -> torch.Tensor:
@@ -62,10 +67,11 @@ def test_the_2d_box_is_cut_at_the_image():
 
 def test_a_box_beside_the_camera_keeps_its_part_before_it():
     """From 5 m behind to 5 m before the camera: points behind it do not count."""
-    bboxes, visible = image_bboxes(CAMERA, box(0.0, 4.0, 1.0, 10.0))
-    assert visible.tolist() == [True]
-    # The far inner edge, 1.5 m to the left at 5 m.
-    torch.testing.assert_close(bboxes[0, 2], torch.tensor(7.0))
+    boxes = torch.cat([box(0.0, 4.0, 1.0, 10.0), box(0.0, 0.0, 1.0, 10.0)])
+    bboxes, visible = image_bboxes(CAMERA, boxes)
+    assert visible.tolist() == [True, True]
+    # The far inner edges, 1.5 m to the left and to the right at 5 m.
+    torch.testing.assert_close(bboxes[:, 0::2], torch.tensor([[0.0, 7.0], [13.0, 20.0]]))
 
 
 def test_boxes_out_of_view_are_not_visible():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def test_velodyne_points_move_by_the_calibration_alone():
     # The Velodyne is 0.3 m behind the cameras.
     moved = calibration().ego_from_lidar.apply(np.array([[10.0, 1.0, 0.5]]))
     assert moved == pytest.approx(np.array([[9.7, 1.0, 0.5]]))
+
+
+def test_velodyne_points_are_rectified():
+    """Rectified by a quarter turn about z_cam: what lay to the right now lies below."""
+    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned = replace(calibration(), rect_from_cam=turn)
+    moved = turned.ego_from_lidar.apply(np.array([[10.0, -1.0, 0.0]]))
+    assert moved == pytest.approx(np.array([[9.7, 0.0, -1.0]]))
 
 
 @pytest.mark.parametrize(("index", "u"), [(2, 18 + 20 * -0.95 / 10), (3, 18 + 20 * -1.45 / 10)])
