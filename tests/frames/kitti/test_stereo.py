@@ -13,7 +13,10 @@ from frames.camera_view import image_bboxes, image_from_ego, project_ego
 from frames.errors import DataError
 from frames.frame import Camera
 from frames.kitti.calibration import EGO_FROM_RECT, read_calibration
+from frames.kitti.config import KittiConfig
+from frames.kitti.reader import read_frames
 from frames.kitti.stereo import flip_cameras, flip_images, focal_baseline
+from frames.loading import load_images, load_points
 from tests.frames.kitti.real_kitti import KITTI, real
 from tests.frames.kitti.tiny_kitti import SIZE, calibration
 
@@ -124,3 +127,40 @@ def test_the_flipped_calibration_is_that_of_liga():
         flipped[0, 2] = 1242 - 1 - flipped[0, 2]
         rect = image_from_ego(new) @ EGO_FROM_RECT.matrix
         np.testing.assert_allclose(rect, flipped @ pose, atol=1e-9)
+
+
+def patch_likeness(
+    eyes: list[tuple[Camera, Image.Image]], points: torch.Tensor, shift: float
+) -> float:
+    """Mean correlation of 9 x 9 patches about each point's pixels in the two images."""
+    patches = []
+    for (camera, image), offset in zip(eyes, (0.0, shift), strict=True):
+        pixels, _ = project_ego(camera, points)
+        cols, rows = (pixels + torch.tensor([offset, 0.0])).round().long().unbind(-1)
+        grey = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32))
+        around = torch.arange(-4, 5)
+        patch = grey[rows[:, None, None] + around[:, None], cols[:, None, None] + around]
+        flat = patch.flatten(1) - patch.flatten(1).mean(1, keepdim=True)
+        patches.append(flat / flat.norm(dim=1, keepdim=True).clamp(min=1.0))
+    return float((patches[0] * patches[1]).sum(1).mean())
+
+
+@real
+@pytest.mark.parametrize("flipped", [False, True])
+def test_real_images_agree_where_the_lidar_says(*, flipped: bool):
+    """What both eyes show at a LiDAR point's two pixels is alike, and 8 pixels beside it is not."""
+    (frame,) = read_frames(KittiConfig(root=KITTI, split="000107"))
+    left, right = frame.cameras
+    images = load_images(frame)
+    points = load_points(frame)[:, :3]
+    if flipped:
+        left, right = flip_cameras(left, right)
+        images = [*flip_images(images[0], images[1])]
+        points = MIRROR.points(points)
+    # Away from the images' edges, so that every patch is whole.
+    pixels = torch.cat([project_ego(camera, points)[0] for camera in (left, right)], dim=1)
+    low, high = torch.tensor([20.0] * 4), torch.tensor([1220.0, 350.0] * 2)
+    whole = ((pixels > low) & (pixels < high)).all(1)
+    eyes = [(left, images[0]), (right, images[1])]
+    assert patch_likeness(eyes, points[whole], 0.0) > 0.6
+    assert patch_likeness(eyes, points[whole], 8.0) < 0.35
