@@ -11,7 +11,7 @@ KittiClass = Literal["Car", "Pedestrian", "Cyclist"]
 KittiCamera = Literal["image_2", "image_3"]
 Range = tuple[float, float, float, float, float, float]
 
-# LIGA-Stereo's POINT_CLOUD_RANGE and truncation limit (kitti_models/liga.3d-and-bev.yaml).
+# LIGA-Stereo, kitti_dataset_fused.yaml: POINT_CLOUD_RANGE, GT_TRUNCATED_THRESH.
 LIGA_RANGE: Range = (2.0, -30.4, -3.0, 59.6, 30.4, 1.0)
 LIGA_MAX_TRUNCATION = 0.98
 

@@ -3,7 +3,8 @@
 Mirroring a stereo pair swaps its eyes: the new left image is the mirrored right one. With images
 and cameras flipped here, the rest of the frame is mirrored by
 ``BevAugment.compose(flip_y=True)``: points y -> -y, boxes (x, -y, z, l, w, h, -yaw), cached
-targets alike. The calibration then projects mirrored points to mirrored pixels.
+targets alike. The flipped cameras are in that mirrored frame already: they project mirrored points
+to mirrored pixels.
 """
 
 from dataclasses import replace
