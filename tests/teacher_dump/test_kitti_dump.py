@@ -18,7 +18,7 @@ from frames.loading import load_points
 from store.plan import TeacherShapes
 from store.reader import open_cache
 from store.rows import rows_of_frames
-from store.schema import Coverage, Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target, TeacherIdentity
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
@@ -65,7 +65,7 @@ def counts(points: torch.Tensor) -> torch.Tensor:
 
 def check_round_trip(config: KittiConfig, store: Path) -> None:
     frames, teacher = read_frames(config), CountingTeacher()
-    plan = plan_dump(teacher, frames, config, NEEDS, DumpOptions(coverage=Coverage.FOREGROUND))
+    plan = plan_dump(teacher, frames, config, NEEDS, DumpOptions())
     dump(teacher, frames, StoreWriter.open(store, plan.fingerprint, rows_of_frames(frames)))
     cache = open_cache(store)
     identity = cache.fingerprint.dataset
