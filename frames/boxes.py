@@ -21,7 +21,7 @@ class Boxes3D:
 
     Attributes:
         values: x y z l w h yaw vx vy.
-        labels: Index into ``DETECTION_CLASSES``.
+        labels: Index into the data set's classes (``frames/detection_classes.py``).
     """
 
     values: Float32[Tensor, "n 9"]
@@ -42,7 +42,7 @@ class BoxBatch:
 
     Attributes:
         values: x y z l w h yaw vx vy.
-        labels: Index into ``DETECTION_CLASSES``.
+        labels: Index into the data set's classes (``frames/detection_classes.py``).
         valid: False on padding.
     """
 

@@ -1,5 +1,8 @@
-"""The ten classes of the nuScenes detection task, in the field's usual order (mmdet3d)."""
+"""The classes of nuScenes and KITTI in the field's usual order; labels index such a tuple."""
 
+from typing import Final
+
+# The ten of the nuScenes detection task, as mmdet3d orders them.
 DETECTION_CLASSES = (
     "car",
     "truck",
@@ -12,3 +15,6 @@ DETECTION_CLASSES = (
     "pedestrian",
     "traffic_cone",
 )
+
+# The three that KITTI scores, as OpenPCDet and LIGA-Stereo order them.
+KITTI_CLASSES: Final = ("Car", "Pedestrian", "Cyclist")

@@ -13,7 +13,7 @@ class Detections:
 
     Attributes:
         boxes: x y z l w h yaw vx vy, ego frame (see ``frames/boxes.py``).
-        labels: Index into ``DETECTION_CLASSES``.
+        labels: Index into the data set's classes (``frames/detection_classes.py``).
         scores: In [0, 1], highest first.
     """
 

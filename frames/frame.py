@@ -35,29 +35,34 @@ class Sweep:
     """One LiDAR turn of a frame; the first of a frame's sweeps is its own, the others lie before.
 
     Attributes:
-        path: Point file (``.pcd.bin``: float32 x y z intensity ring).
+        path: Point file: float32 x y z intensity and what follows (nuScenes: ring); gzipped if its
+            name ends in ``.gz``.
         ego_from_lidar: Sensor at its own time to the ego frame of the frame's LiDAR time.
         time_lag: Seconds before the frame's LiDAR time, >= 0.
+        floats: Numbers of a point in the file: 5 in nuScenes, 4 in KITTI.
+        seen_by: Only the points that this camera sees count; None lets all count.
     """
 
     path: Path
     ego_from_lidar: SE3
     time_lag: float
+    floats: int = 5
+    seen_by: Camera | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One key frame. "Ego" is the ego frame at the LiDAR's time stamp.
+    """One key frame. "Ego" is the ego frame at the LiDAR's time stamp (KITTI: pseudo-LiDAR).
 
     Attributes:
         token: Identity, the data set's own.
         scene: Name of the scene it belongs to.
-        timestamp_us: Microseconds since the epoch.
+        timestamp_us: Microseconds since the epoch; 0 where the data set has no time.
         global_from_ego: Ego pose.
         cameras: In the reader's order.
         sweeps: Key sweep first, then earlier ones by age.
         boxes: Ground truth after the filter, ego frame.
-        box_points: Number of LiDAR points in each box, as annotated.
+        box_points: Number of LiDAR points in each box, as annotated; () where nobody counted.
         prev: Token of the frame before it in its scene, "" at the start.
         next: Token of the frame after it, "" at the end.
     """

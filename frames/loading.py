@@ -1,5 +1,7 @@
 """A frame's points and pixels, read from its files."""
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
+from frames.camera_view import sees
 from frames.errors import DataError
 from frames.frame import Camera, Frame, Sweep
 
-POINT_FLOATS = 5
-POINT_BYTES = 4 * POINT_FLOATS
+FLOAT_BYTES = 4
 
 
 def load_points(frame: Frame, min_distance: float = 1.0) -> Float32[Tensor, "n 5"]:
@@ -25,8 +27,8 @@ def load_points(frame: Frame, min_distance: float = 1.0) -> Float32[Tensor, "n 5
             dropped (they are the car's own roof); the devkit's ``remove_close``.
 
     Returns:
-        x y z in metres, intensity as stored (0..255 in nuScenes), seconds before the frame's
-        LiDAR time; the key sweep first.
+        x y z in metres, intensity as stored (0..255 in nuScenes, 0..1 in KITTI), seconds before
+        the frame's LiDAR time; the key sweep first.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -78,25 +80,31 @@ def _check_files(wanted: list[tuple[str, Path]]) -> None:
 
 
 def _load_sweep(sweep: Sweep, token: str, min_distance: float) -> Float32[np.ndarray, "n 5"]:
-    points = _read_points(sweep.path, token)
+    points = _read_points(sweep, token)
     close = (np.abs(points[:, :2]) < min_distance).all(axis=1)
     points = points[~close]
     # In float64, as the devkit moves them: the result then differs by rounding alone.
     xyz = sweep.ego_from_lidar.apply(points[:, :3].astype(np.float64))
+    if sweep.seen_by is not None:
+        seen = sees(sweep.seen_by, torch.from_numpy(xyz)).numpy()
+        points, xyz = points[seen], xyz[seen]
     time_lag = np.full((len(points), 1), sweep.time_lag)
     moved: np.ndarray = np.concatenate([xyz, points[:, 3:4], time_lag], axis=1)
     return moved.astype(np.float32)
 
 
-def _read_points(path: Path, token: str) -> Float32[np.ndarray, "n 5"]:
+def _read_points(sweep: Sweep, token: str) -> Float32[np.ndarray, "n c"]:
+    path, point_bytes = sweep.path, FLOAT_BYTES * sweep.floats
     try:
         content = path.read_bytes()
-    except OSError as error:
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, token, str(error)) from error
-    if not content or len(content) % POINT_BYTES:
-        found = f"{len(content)} bytes, not a positive multiple of {POINT_BYTES}"
+    if not content or len(content) % point_bytes:
+        found = f"{len(content)} bytes, not a positive multiple of {point_bytes}"
         raise _unreadable(path, token, found)
-    points: np.ndarray = np.frombuffer(content, dtype="<f4").reshape(-1, POINT_FLOATS)
+    points: np.ndarray = np.frombuffer(content, dtype="<f4").reshape(-1, sweep.floats)
     if not np.isfinite(points).all():
         raise _unreadable(path, token, "numbers that are not finite")
     return points

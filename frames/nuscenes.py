@@ -59,6 +59,7 @@ class NuScenesConfig(BaseModel):
     """Which frames of a nuScenes tree to read.
 
     Attributes:
+        dataset: Which data set this is; see ``frames/dataset.py``.
         root: Folder that holds ``samples``, ``sweeps``, ``maps`` and the version folders.
         version: Version folder, for example ``v1.0-trainval``.
         split: A predefined split of that version, a split of ``<root>/<version>/splits.json``
@@ -70,6 +71,7 @@ class NuScenesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    dataset: Literal["nuscenes"] = "nuscenes"
     root: Path
     version: str
     split: str

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from frames.dataset import DatasetConfig
 from frames.frame import Frame
-from frames.nuscenes import NuScenesConfig
 from store.choices import Coverage, Encoding
 from store.plan import EstimateRow, estimate, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
@@ -58,7 +58,7 @@ class DumpPlan:
 def plan_dump(
     teacher: Teacher,
     frames: Sequence[Frame],
-    data: NuScenesConfig,
+    data: DatasetConfig,
     needs: Iterable[Need],
     options: DumpOptions,
 ) -> DumpPlan:
@@ -71,7 +71,7 @@ def plan_dump(
     fingerprint = Fingerprint(
         teacher=info.identity,
         dataset=DatasetIdentity(
-            name="nuscenes",
+            name=data.dataset,
             version=data.version,
             split=data.split,
             token_hash=token_hash(frame.token for frame in frames),

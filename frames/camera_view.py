@@ -1,0 +1,67 @@
+"""What a camera of a frame sees: points and boxes of the ego frame in its image."""
+
+import itertools
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from frames.boxes import CENTRE, SIZE, YAW
+from frames.frame import Camera
+from frames.geometry import project, yaw_rotations
+
+# Points along each edge of the lattice whose hull is a box's 2D box; LIGA-Stereo, box_utils.py.
+LATTICE = 7
+
+
+def image_from_ego(camera: Camera) -> Float64[np.ndarray, "3 4"]:
+    """Projection matrix on (x, y, z, 1), ego frame; depth is its last row. KITTI's P, turned."""
+    matrix: np.ndarray = camera.image_from_cam @ camera.ego_from_cam.inverse().matrix[:3]
+    return matrix
+
+
+def project_ego(
+    camera: Camera, points: Float[Tensor, "*n 3"]
+) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n"]]:
+    """Pixels (u, v) and depth, metres, of points of the ego frame; see ``geometry.project``."""
+    cam_from_ego = torch.from_numpy(camera.ego_from_cam.inverse().matrix).to(points)
+    in_cam = points @ cam_from_ego[:3, :3].mT + cam_from_ego[:3, 3]
+    return project(in_cam, torch.from_numpy(camera.image_from_cam).to(points))
+
+
+def sees(camera: Camera, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+    """Whether points of the ego frame fall into the image.
+
+    The bounds are those of ``get_fov_flag`` of LIGA-Stereo's stereo_kitti_dataset.py: strictly
+    between the centres of the first and the last pixel.
+    """
+    pixels, depth = project_ego(camera, points)
+    last = pixels.new_tensor([camera.size[1] - 1, camera.size[0] - 1])
+    return ((pixels > 0) & (pixels < last)).all(-1) & (depth > 0)
+
+
+def image_bboxes(
+    camera: Camera, boxes: Float[Tensor, "n 9"]
+) -> tuple[Float[Tensor, "n 4"], Bool[Tensor, " n"]]:
+    """2D boxes: the hull of 7 x 7 x 7 points of each box before the camera, cut at the image.
+
+    Args:
+        camera: The image.
+        boxes: x y z l w h yaw vx vy, ego frame.
+
+    Returns:
+        left, top, right, bottom, in pixels from 0 to the last pixel's centre; and whether any of
+        the box is in the image (elsewhere the four numbers mean nothing).
+    """
+    steps = [float(step) for step in np.linspace(-0.5, 0.5, LATTICE)]
+    lattice = boxes.new_tensor(list(itertools.product(steps, repeat=3)))
+    offset = lattice * boxes[:, None, SIZE]
+    turned = torch.cat([offset[..., :2] @ yaw_rotations(boxes[:, YAW]).mT, offset[..., 2:]], dim=-1)
+    pixels, depth = project_ego(camera, turned + boxes[:, None, CENTRE])
+    before = (depth > 0)[..., None]
+    low = pixels.where(before, torch.inf).amin(1)
+    high = pixels.where(before, -torch.inf).amax(1)
+    last = pixels.new_tensor([camera.size[1] - 1, camera.size[0] - 1])
+    low, high = low.clamp(min=0), high.minimum(last)
+    return torch.cat([low, high], dim=-1), (low < high).all(-1)
