@@ -15,8 +15,8 @@ import typer
 from rich.table import Table
 
 from commands.progress import console
+from frames.detection_classes import KITTI_CLASSES
 from frames.kitti.scoring import (
-    KITTI_CLASSES,
     KittiDetections,
     KittiLabels,
     Metric,

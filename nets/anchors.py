@@ -33,7 +33,7 @@ class AnchorClass(BaseModel):
     negative_iou: float = Field(gt=0, le=1)
 
 
-KITTI_CLASSES = (
+KITTI_ANCHORS = (
     AnchorClass(
         name="Car", size=(3.9, 1.6, 1.56), bottom=-1.78, positive_iou=0.6, negative_iou=0.45
     ),
@@ -63,7 +63,7 @@ class AnchorConfig(BaseModel):
     x_range: tuple[float, float] = (2.0, 59.6)
     y_range: tuple[float, float] = (-30.4, 30.4)
     shape: tuple[PositiveInt, PositiveInt] = (304, 288)
-    classes: tuple[AnchorClass, ...] = Field(KITTI_CLASSES, min_length=1)
+    classes: tuple[AnchorClass, ...] = Field(KITTI_ANCHORS, min_length=1)
     rotations: tuple[float, ...] = Field((0.0, 1.57), min_length=1)
 
     @property

@@ -1,52 +1,45 @@
 """Easy, moderate, hard: which labelled objects KITTI's evaluation asks for."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 from frames.kitti.labels import DONT_CARE, KittiObject
 
 
-class Difficulty(IntEnum):
-    """KITTI's three levels; an easy object is moderate and hard too."""
-
-    EASY = 0
-    MODERATE = 1
-    HARD = 2
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an object may be at most, or at least, to count at a level.
+class Difficulty:
+    """Which labels count.
 
     Attributes:
-        height: Of the 2D box, pixels; it must be greater.
-        occlusion: The highest level that counts.
-        truncation: The largest share outside the image that counts.
+        name: Easy, moderate or hard.
+        height: In the image, pixels: labels must be higher, detections not lower.
+        occlusion: Highest level.
+        truncation: Largest share outside the image.
     """
 
+    name: str
     height: float
     occlusion: int
     truncation: float
 
 
 # KITTI's object development kit, evaluate_object.cpp: MIN_HEIGHT, MAX_OCCLUSION, MAX_TRUNCATION.
-LIMITS = {
-    Difficulty.EASY: Limits(height=40, occlusion=0, truncation=0.15),
-    Difficulty.MODERATE: Limits(height=25, occlusion=1, truncation=0.30),
-    Difficulty.HARD: Limits(height=25, occlusion=2, truncation=0.50),
-}
+KITTI_DIFFICULTIES = (
+    Difficulty(name="easy", height=40, occlusion=0, truncation=0.15),
+    Difficulty(name="moderate", height=25, occlusion=1, truncation=0.3),
+    Difficulty(name="hard", height=25, occlusion=2, truncation=0.5),
+)
 
 
-def difficulty(thing: KittiObject) -> Difficulty | None:
-    """The lowest level at which an object counts; None if at none, and for DontCare."""
+def difficulty(thing: KittiObject) -> str | None:
+    """Name of the first level at which an object counts; None if at none, and for DontCare."""
     if thing.kind == DONT_CARE:
         return None
-    return next((level for level in Difficulty if _counts(thing, LIMITS[level])), None)
+    return next((level.name for level in KITTI_DIFFICULTIES if _counts(thing, level)), None)
 
 
-def _counts(thing: KittiObject, limits: Limits) -> bool:
+def _counts(thing: KittiObject, level: Difficulty) -> bool:
     return (
-        thing.bbox[3] - thing.bbox[1] > limits.height
-        and thing.occlusion <= limits.occlusion
-        and thing.truncation <= limits.truncation
+        thing.bbox[3] - thing.bbox[1] > level.height
+        and thing.occlusion <= level.occlusion
+        and thing.truncation <= level.truncation
     )

@@ -38,8 +38,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
+from frames.detection_classes import KITTI_CLASSES
 from frames.errors import DataError
 from frames.kitti.average_precision import ABSENT, COUNTED, IGNORED, Contest, Curve, match
+from frames.kitti.difficulty import KITTI_DIFFICULTIES, Difficulty
+from frames.kitti.labels import DONT_CARE, NO_ALPHA, KittiObject
 from frames.kitti.overlaps import (
     Pairs,
     Placed,
@@ -50,10 +53,8 @@ from frames.kitti.overlaps import (
     volume_overlap,
 )
 
-KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")
+NO_BOX = (0.0,) * 7
 NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
-DONT_CARE = "DontCare"
-NO_ALPHA = -10
 
 
 class Metric(StrEnum):
@@ -80,31 +81,6 @@ LEAST_OVERLAPS = {
     Metric.AP_BEV: {Overlap.STRICT: _STRICT, Overlap.LOOSE: _LOOSE},
     Metric.AP_3D: {Overlap.STRICT: _STRICT, Overlap.LOOSE: _LOOSE},
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difficulty:
-    """Which labels count.
-
-    Attributes:
-        name: Easy, moderate or hard.
-        height: In the image, pixels: labels must be higher, detections not lower.
-        occlusion: Highest level.
-        truncation: Largest share outside the image.
-    """
-
-    name: str
-    height: float
-    occlusion: int
-    truncation: float
-
-
-# evaluate_object.cpp: MIN_HEIGHT, MAX_OCCLUSION, MAX_TRUNCATION.
-KITTI_DIFFICULTIES = (
-    Difficulty(name="easy", height=40, occlusion=0, truncation=0.15),
-    Difficulty(name="moderate", height=25, occlusion=1, truncation=0.3),
-    Difficulty(name="hard", height=25, occlusion=2, truncation=0.5),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +121,43 @@ class KittiDetections:
     bbox: Float64[np.ndarray, "n 4"]
     boxes: Float64[np.ndarray, "n 7"]
     scores: Float64[np.ndarray, " n"]
+
+
+def as_labels(objects: Sequence[KittiObject]) -> KittiLabels:
+    """The objects of a label file."""
+    return KittiLabels(
+        kinds=tuple(thing.kind for thing in objects),
+        truncation=np.array([thing.truncation for thing in objects], dtype=np.float64),
+        occlusion=np.array([thing.occlusion for thing in objects], dtype=np.int64),
+        alpha=np.array([thing.alpha for thing in objects], dtype=np.float64),
+        bbox=_rows([thing.bbox for thing in objects], 4),
+        boxes=_rows([thing.box or NO_BOX for thing in objects], 7),
+    )
+
+
+def as_detections(objects: Sequence[KittiObject]) -> KittiDetections:
+    """The objects of a result file.
+
+    Raises:
+        DataError: One has no score.
+    """
+    scores = [thing.score for thing in objects if thing.score is not None]
+    if len(scores) < len(objects):
+        raise DataError(
+            f"{len(objects) - len(scores)} of {len(objects)} detections have no score: expected "
+            "result files, 16 fields a line, the last one the score"
+        )
+    return KittiDetections(
+        kinds=tuple(thing.kind for thing in objects),
+        alpha=np.array([thing.alpha for thing in objects], dtype=np.float64),
+        bbox=_rows([thing.bbox for thing in objects], 4),
+        boxes=_rows([thing.box or NO_BOX for thing in objects], 7),
+        scores=np.array(scores, dtype=np.float64),
+    )
+
+
+def _rows(values: Sequence[tuple[float, ...]], width: int) -> Float64[np.ndarray, "n _"]:
+    return np.array(values, dtype=np.float64).reshape(-1, width)
 
 
 class Setting(NamedTuple):

@@ -13,7 +13,7 @@ from nets.anchor_assign import (
     nearest_overlaps,
 )
 from nets.anchor_code import decode_at_anchors, encode_at_anchors, wrapped
-from nets.anchors import KITTI_CLASSES, AnchorConfig
+from nets.anchors import KITTI_ANCHORS, AnchorConfig
 
 LIGA = AnchorConfig()
 SMALL = AnchorConfig(x_range=(0, 8), y_range=(-2, 2), shape=(5, 9))
@@ -103,7 +103,7 @@ def literal(config: AnchorConfig, boxes: torch.Tensor, labels: torch.Tensor) -> 
 def test_the_assigner_is_the_rule_read_literally(seed: int):
     torch.manual_seed(seed)
     labels = torch.randint(3, (seed,))
-    sizes = torch.tensor([kind.size for kind in KITTI_CLASSES])[labels]
+    sizes = torch.tensor([kind.size for kind in KITTI_ANCHORS])[labels]
     place = torch.rand(seed, 3) * torch.tensor([10.0, 6.0, 1.0]) - torch.tensor([1.0, 3.0, 0.0])
     boxes = torch.cat([place, sizes, torch.rand(seed, 1) * 6], 1)
     assert assign(SMALL, boxes, labels).label.tolist() == literal(SMALL, boxes, labels)
@@ -115,7 +115,7 @@ def assign(config: AnchorConfig, boxes: torch.Tensor, labels: torch.Tensor) -> A
 
 def objects(count: int, label: int) -> torch.Tensor:
     """Objects of a class, each alone on the LIGA grid."""
-    size = torch.tensor(KITTI_CLASSES[label].size).expand(count, 3)
+    size = torch.tensor(KITTI_ANCHORS[label].size).expand(count, 3)
     x, y = torch.rand(count, 1) * 50 + 5, torch.rand(count, 1) * 50 - 25
     return torch.cat([x, y, torch.zeros(count, 1), size, torch.rand(count, 1) * 7], 1)
 

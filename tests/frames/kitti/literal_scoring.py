@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from shapely.geometry import Polygon
 
+from frames.detection_classes import KITTI_CLASSES
+from frames.kitti.difficulty import KITTI_DIFFICULTIES, Difficulty
 from frames.kitti.scoring import (
-    KITTI_CLASSES,
-    KITTI_DIFFICULTIES,
     LEAST_OVERLAPS,
-    Difficulty,
     KittiDetections,
     KittiLabels,
     Metric,

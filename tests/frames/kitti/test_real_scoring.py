@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frames.detection_classes import KITTI_CLASSES
+from frames.errors import DataError
+from frames.kitti.difficulty import KITTI_DIFFICULTIES
+from frames.kitti.labels import read_objects
 from frames.kitti.scoring import (
-    KITTI_CLASSES,
-    KITTI_DIFFICULTIES,
     KittiDetections,
     KittiLabels,
     Metric,
+    as_detections,
+    as_labels,
     score_kitti,
 )
 
@@ -23,21 +27,6 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not FILES, reason=f"no real KITTI labels under {DATA}"),
 ]
-
-
-def read(path: Path) -> KittiLabels:
-    rows = [line.split() for line in path.read_text().splitlines()]
-    values = np.array([row[1:] for row in rows], dtype=np.float64)
-    h, w, l, x, y, z, ry = values[:, 7:].T  # noqa: E741
-    boxes = np.stack([z, -x, h / 2 - y, l, w, h, -(ry + np.pi / 2)], axis=1)
-    return KittiLabels(
-        kinds=tuple(row[0] for row in rows),
-        truncation=values[:, 0],
-        occlusion=values[:, 1].astype(np.int64),
-        alpha=values[:, 2],
-        bbox=values[:, 3:7],
-        boxes=np.where(l[:, None] < 0, 0, boxes),
-    )
 
 
 def detections_of_labels(labels: KittiLabels, scores: np.ndarray) -> KittiDetections:
@@ -64,7 +53,7 @@ def counted(labels: KittiLabels, kind: str, level: int) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_against_themselves_are_right_at_every_recall(seed: int):
-    labels = {path.stem: read(path) for path in FILES}
+    labels = {path.stem: as_labels(read_objects(path)) for path in FILES}
     generator = np.random.default_rng(seed)
     scores = score_kitti(
         labels,
@@ -81,3 +70,8 @@ def test_labels_against_themselves_are_right_at_every_recall(seed: int):
         assert found.r40 == pytest.approx(max(min(count, 41) - 1, 0) / 40 * 100), setting
     full = [s for s, found in scores.items() if s.kind == "Car" and found.r40 == 100]
     assert {s.metric for s in full} == set(Metric)
+
+
+def test_a_result_file_without_scores_is_refused():
+    with pytest.raises(DataError, match="have no score: expected result files"):
+        as_detections(read_objects(FILES[0]))

@@ -7,9 +7,8 @@ import pytest
 
 from frames.errors import DataError
 from frames.kitti.average_precision import Curve
+from frames.kitti.difficulty import KITTI_DIFFICULTIES, Difficulty
 from frames.kitti.scoring import (
-    KITTI_DIFFICULTIES,
-    Difficulty,
     KittiDetections,
     KittiLabels,
     KittiScores,
