@@ -1,0 +1,93 @@
+"""Anchors to detections: scores, headings, rotated suppression (LIGA-Stereo, OpenPCDet)."""
+
+import torch
+from jaxtyping import Bool, Float, Float32
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor
+
+from frames.boxes import BOX_SIZE
+from frames.detections import Detections
+from frames.rotated_iou import pairwise_bev_iou
+from nets.anchor_code import decode_at_anchors
+from nets.anchor_head import AnchorMaps
+from nets.anchor_loss import YAW, directed
+from nets.anchors import BOX_CODE
+
+
+class AnchorDecodeConfig(BaseModel):
+    """Which anchors become detections; defaults are LIGA-Stereo's (specification, part 8).
+
+    Attributes:
+        score_threshold: Detections score at least so much.
+        candidates: Best anchors of a class that are looked at.
+        overlap: BEV IoU above which the better of two boxes of a class suppresses the other.
+        kept: Detections of a frame, at most.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    score_threshold: float = Field(0.1, ge=0, lt=1)
+    candidates: PositiveInt = 4096
+    overlap: float = Field(0.25, gt=0, le=1)
+    kept: PositiveInt = 500
+
+
+@torch.no_grad()
+def decode(
+    maps: AnchorMaps, anchors: Float[Tensor, "n 7"], config: AnchorDecodeConfig
+) -> list[Detections]:
+    """Detections of each frame, best first, on the device of the maps; velocities are 0."""
+    return [_decode_frame(maps, frame, anchors, config) for frame in range(len(maps.logit))]
+
+
+def rotated_keep(boxes: Float[Tensor, "n d"], overlap: float, limit: int) -> Bool[Tensor, " n"]:
+    """Greedy suppression by BEV IoU.
+
+    Args:
+        boxes: Best first, x y z l w h yaw.
+        overlap: A box is dropped if a better one that stays overlaps it by more.
+        limit: Boxes kept.
+    """
+    rivals = (pairwise_bev_iou(boxes, boxes) > overlap).cpu()
+    keep = torch.zeros(len(boxes), dtype=torch.bool)
+    dropped = torch.zeros(len(boxes), dtype=torch.bool)
+    kept = 0
+    for index in range(len(boxes)):
+        if dropped[index] or kept == limit:
+            continue
+        keep[index] = True
+        kept += 1
+        dropped |= rivals[index]
+    return keep.to(boxes.device)
+
+
+def _decode_frame(
+    maps: AnchorMaps, frame: int, anchors: Float[Tensor, "n 7"], config: AnchorDecodeConfig
+) -> Detections:
+    scores = maps.logit[frame].float().sigmoid()
+    found = [
+        _decode_class(maps, frame, anchors, scores[:, label], config)
+        for label in range(scores.shape[1])
+    ]
+    boxes = torch.cat([part[0] for part in found])
+    score = torch.cat([part[1] for part in found])
+    labels = torch.cat([torch.full_like(part[1], label).long() for label, part in enumerate(found)])
+    order = score.argsort(descending=True, stable=True)[: config.kept]
+    return Detections(boxes[order], labels[order], score[order])
+
+
+def _decode_class(
+    maps: AnchorMaps,
+    frame: int,
+    anchors: Float[Tensor, "n 7"],
+    scores: Float32[Tensor, " n"],
+    config: AnchorDecodeConfig,
+) -> tuple[Float32[Tensor, "k 9"], Float32[Tensor, " k"]]:
+    best, index = scores.topk(min(config.candidates, len(scores)))
+    index = index[best >= config.score_threshold]
+    boxes = decode_at_anchors(maps.code[frame, index].float(), anchors[index])
+    boxes[:, YAW] = directed(boxes[:, YAW], maps.direction[frame, index].argmax(1))
+    keep = rotated_keep(boxes, config.overlap, config.kept)
+    padded = boxes.new_zeros(int(keep.sum()), BOX_SIZE)
+    padded[:, :BOX_CODE] = boxes[keep]
+    return padded, scores[index][keep]

@@ -1,0 +1,126 @@
+"""Detection loss on anchors: LIGA-Stereo's, shared by student and teacher.
+
+StereoDistill specification, part 4. Sums over anchors are divided by the positives of a frame of
+the batch in the mean (not averaged over ranks here), then by the frames.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from frames.rotated_iou import iou_3d
+from nets.anchor_assign import IGNORED, Assignment
+from nets.anchor_code import decode_at_anchors, encode_at_anchors
+from nets.anchor_head import DIRECTIONS, AnchorMaps
+
+# Added to the positives for classes, and their least number for boxes.
+FEW_POSITIVES = 10
+# A heading and its reverse lie in different half turns; the first begins here, radians.
+DIRECTION_OFFSET = 0.78539
+YAW = 6
+
+
+class AnchorLossConfig(BaseModel):
+    """Weights of the terms; defaults are LIGA-Stereo's.
+
+    Attributes:
+        classes: Of the focal loss.
+        box: Of smooth L1 on the code.
+        iou: Of one minus the 3D IoU of the decoded box.
+        direction: Of the half turn's cross-entropy.
+        alpha: Of the focal loss: weight of positives.
+        gamma: Of the focal loss: how little an easy anchor counts.
+        beta: Where smooth L1 turns linear.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: NonNegativeFloat = 1.0
+    box: NonNegativeFloat = 0.5
+    iou: NonNegativeFloat = 1.0
+    direction: NonNegativeFloat = 0.2
+    alpha: NonNegativeFloat = 0.25
+    gamma: NonNegativeFloat = 2.0
+    beta: PositiveFloat = 1 / 9
+
+
+def anchor_loss(
+    maps: AnchorMaps,
+    assignments: list[Assignment],
+    boxes: list[Float[Tensor, "_ 7"]],
+    anchors: Float[Tensor, "n 7"],
+    config: AnchorLossConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """Weighted terms "classes", "box", "iou" and "direction" of a batch.
+
+    Args:
+        maps: Predictions.
+        assignments: Of each frame.
+        boxes: Its objects, x y z l w h yaw: those of which the assignments speak.
+        anchors: All.
+        config: Weights.
+    """
+    frames = len(assignments)
+    label = torch.stack([own.label for own in assignments])
+    positive = label >= 0
+    per_frame = positive.sum() / frames
+    focal = focal_loss(maps.logit, label, config).sum() / (per_frame + FEW_POSITIVES)
+    wanted = torch.cat(
+        [at[own.box[own.positive]] for own, at in zip(assignments, boxes, strict=True)]
+    )
+    own_anchors = anchors.expand(frames, -1, -1)[positive]
+    code = maps.code[positive]
+    terms = {
+        "classes": config.classes * focal,
+        "box": config.box * code_distance(code, encode_at_anchors(wanted, own_anchors), config),
+        "iou": config.iou * (1 - iou_3d(decode_at_anchors(code, own_anchors), wanted)),
+        "direction": config.direction
+        * F.cross_entropy(maps.direction[positive], direction(wanted[:, YAW]), reduction="none"),
+    }
+    few = per_frame.clamp(min=FEW_POSITIVES)
+    return {
+        name: (term if name == "classes" else term.sum() / few) / frames
+        for name, term in terms.items()
+    }
+
+
+def focal_loss(
+    logit: Float[Tensor, "b n classes"], label: Int64[Tensor, "b n"], config: AnchorLossConfig
+) -> Float[Tensor, "b n"]:
+    """Sigmoid focal loss, summed over classes; 0 where the anchor is ignored."""
+    target = label[..., None] == torch.arange(logit.shape[-1], device=label.device)
+    missed = torch.where(target, 1 - logit.sigmoid(), logit.sigmoid())
+    weight = torch.where(target, config.alpha, 1 - config.alpha)
+    entropy = F.binary_cross_entropy_with_logits(logit, target.to(logit), reduction="none")
+    counts: Bool[Tensor, "b n"] = label != IGNORED
+    return (weight * missed**config.gamma * entropy).sum(-1) * counts
+
+
+def code_distance(
+    code: Float[Tensor, "n 7"], target: Float[Tensor, "n 7"], config: AnchorLossConfig
+) -> Float[Tensor, " n"]:
+    """Smooth L1 summed over the code; the yaw's is that of the sine of the difference.
+
+    A heading and its reverse are alike to it: the direction classifier tells them apart.
+    """
+    # sin(a) cos(b) and cos(a) sin(b), as released: their difference is sin(a - b).
+    yaw, wanted = code[:, YAW:], target[:, YAW:]
+    ours = torch.cat([code[:, :YAW], yaw.sin() * wanted.cos()], 1)
+    theirs = torch.cat([target[:, :YAW], yaw.cos() * wanted.sin()], 1)
+    return F.smooth_l1_loss(ours, theirs, reduction="none", beta=config.beta).sum(1)
+
+
+def direction(yaw: Float[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
+    """In which half turn from ``DIRECTION_OFFSET`` on a heading lies: 0 or 1."""
+    turn = torch.remainder(yaw - DIRECTION_OFFSET, math.tau)
+    return (turn / math.pi).long().clamp(max=DIRECTIONS - 1)
+
+
+def directed(yaw: Float[Tensor, "*n"], half_turn: Int64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The heading, or its reverse, that lies in the half turn; in it, so up to 7.07 radians."""
+    within = torch.remainder(yaw - DIRECTION_OFFSET, math.pi)
+    return within + DIRECTION_OFFSET + math.pi * half_turn
