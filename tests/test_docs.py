@@ -4,7 +4,9 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,6 +15,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import cli
+from frames.kitti.labels import KittiObject, write_objects
 from frames.nuscenes import NuScenesConfig, read_frames
 from store.catalogue import Catalogue
 from store.reader import open_cache
@@ -176,3 +179,28 @@ def test_the_readmes_own_teacher_is_dumped(
     for frame in frames:
         centres = torch.from_numpy(cache[frame.token].arrays["boxes/centre"])
         assert centres.equal(frame.boxes.values[:, :3])
+
+
+def test_kitti_results_are_scored_as_its_page_does(tmp_path: Path):
+    scope: dict[str, Any] = {}
+    exec(compile(blocks(ROOT / "docs" / "kitti.md", "python")[-1], "docs/kitti.md", "exec"), scope)
+    labels, results = tmp_path / "labels", tmp_path / "results"
+    for folder in (labels, results):
+        folder.mkdir()
+    for frame in range(6):
+        cars = [
+            KittiObject(
+                kind="Car",
+                truncation=0,
+                occlusion=0,
+                alpha=0,
+                bbox=(100.0 * k, 0, 100.0 * k + 90, 50),
+                box=(20, 6.0 * k - 30, -1, 4, 2, 1.5, 0),
+            )
+            for k in range(10)
+        ]
+        write_objects(labels / f"{frame:06d}.txt", cars)
+        # In one frame of three nothing is found: recall 2/3, to which 27/40 is the nearest.
+        found = [replace(car, score=0.5 + 0.01 * k) for k, car in enumerate(cars) if frame % 3]
+        write_objects(results / f"{frame:06d}.txt", found)
+    assert scope["moderate_cars"](labels, results) == pytest.approx(100 * 27 / 40)
