@@ -77,18 +77,28 @@ class ComponentWeights(BaseModel):
     velocity: float = Field(0.2, ge=0)
 
 
-class XgdConfig(MethodConfig):
-    """Every choice that the paper leaves open; docs/methods.md says where each comes from.
+class GateConfig(MethodConfig):
+    """Which of the teacher's components are distilled.
 
     Attributes:
-        space: Where pilots are compared: the head's code, or metres and radians.
         gate: ``acute`` keeps a component if the pilots' angle is below 90 degrees; ``cosine`` and
             ``cosine_squared`` weight it; ``closer`` asks that the teacher be nearer to the
             ground truth than the student is, |t - g| < |s - g|; ``static`` looks at the
             teacher's error alone, |t - g| < tolerance; ``none`` keeps everything.
+        tolerance: Largest teacher error of the static gate, in the units of the pilots' space.
+    """
+
+    gate: Literal["acute", "cosine", "cosine_squared", "closer", "static", "none"] = "acute"
+    tolerance: float = Field(0.5, gt=0)
+
+
+class XgdConfig(GateConfig):
+    """Every choice that the paper leaves open; docs/methods.md says where each comes from.
+
+    Attributes:
+        space: Where pilots are compared: the head's code, or metres and radians.
         granularity: Components as in the paper's figure, position split into plane and height,
             single scalars, or the whole box (kept only if every component is).
-        tolerance: Largest teacher error of the static gate, in the units of ``space``.
         min_score: Teacher boxes scored lower for the object's class are not distilled.
         loss: Distance between the codes; the centre head's own is L1.
         beta: Where smooth L1 turns linear (LIGA's 1/9).
@@ -98,9 +108,7 @@ class XgdConfig(MethodConfig):
     """
 
     space: Literal["code", "metric"] = "code"
-    gate: Literal["acute", "cosine", "cosine_squared", "closer", "static", "none"] = "acute"
     granularity: Literal["components", "split_z", "scalars", "whole_box"] = "components"
-    tolerance: float = Field(0.5, gt=0)
     min_score: float = Field(0.0, ge=0, lt=1)
     loss: Literal["l1", "smooth_l1"] = "l1"
     beta: float = Field(1 / 9, gt=0)
@@ -230,7 +238,7 @@ def pilots(
 
 
 def gate(
-    to_teacher: Float[Tensor, "n d"], to_truth: Float[Tensor, "n d"], config: XgdConfig
+    to_teacher: Float[Tensor, "n d"], to_truth: Float[Tensor, "n d"], config: GateConfig
 ) -> Float[Tensor, " n"]:
     """Weight in [0, 1] of a teacher component, from its pilot and the ground truth's."""
     inner = (to_teacher * to_truth).sum(1)

@@ -1,0 +1,235 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from nets.anchors import AnchorConfig
+from student_train.methods.stereodistill import (
+    AnchorXgdConfig,
+    CldConfig,
+    anchor_xgd,
+    cld_loss,
+    cld_per_cell,
+    xgd_loss,
+)
+
+# The specification's golden vectors, parts 5.4 and 6.4.
+S = torch.tensor(
+    [
+        [0.10, 0.05, 0.30, 0.02, -0.03, 0.01, 0.20],
+        [-0.12, 0.08, 0.45, -0.05, 0.04, 0.03, -0.40],
+        [0.02, -0.06, 0.52, 0.10, 0.02, -0.02, 1.45],
+    ],
+    dtype=torch.float64,
+)
+G = torch.tensor(
+    [
+        [0.16, -0.02, 0.38, 0.06, 0, 0.03, 0.05],
+        [-0.10, 0.02, 0.40, 0.01, 0.01, 0.05, -0.10],
+        [-0.03, 0.01, 0.50, 0.04, 0.05, 0.01, -1.60],
+    ],
+    dtype=torch.float64,
+)
+T = torch.tensor(
+    [
+        [0.15, 0, 0.33, 0.05, -0.05, 0.02, 0.07],
+        [-0.15, 0.10, 0.50, -0.01, 0.02, 0.04, -0.55],
+        [-0.01, 0, 0.56, 0.12, 0.01, -0.03, 1.60],
+    ],
+    dtype=torch.float64,
+)
+ANCHORS = AnchorConfig().boxes()[[0, 1, 0]].double()
+ZT = torch.tensor(
+    [
+        [2, -3, -4, 0.5, -3, -4, -5, -1, -5, -6, -2, -5, -5, -5, -2, -6, -5, -3],
+        [-5, -6, -6, -5.5, -6, -6, -6, -5, -6, -6, -4, -6, -6, -6, -5, -6, -6, -5],
+    ],
+    dtype=torch.float64,
+).view(2, 6, 3)
+ZS = torch.tensor(
+    [
+        [0.5, -2.5, -4, 0.3, -3, -4, -4, -1.5, -5, -5, -2, -5, -5, -5, -2.5, -5, -5, -3],
+        [-4.5, -5, -6, -4, -6, -6, -5, -5, -6, -5, -5, -6, -6, -6, -5, -6, -6, -6],
+    ],
+    dtype=torch.float64,
+).view(2, 6, 3)
+FLIP = torch.tensor([1, -1, 1, 1, 1, 1, -1], dtype=torch.float64)
+
+
+def total(student: Tensor, teacher: Tensor, truth: Tensor, config: AnchorXgdConfig) -> Tensor:
+    return xgd_loss(*anchor_xgd(student, teacher, truth, ANCHORS, config), 1, config)
+
+
+def test_xgds_golden_vectors():
+    kept, losses = anchor_xgd(S, T, G, ANCHORS, AnchorXgdConfig())
+    assert kept["position"][:, 0].tolist() == [1, 0, 1]
+    assert kept["size"][:, 0].tolist() == [1, 1, 0]
+    assert kept["heading"][:, 0].tolist() == [1, 0, 1]
+    assert losses["position"].tolist() == pytest.approx([0.026550, 0, 0.027450], abs=1e-6)
+    assert losses["size"].tolist() == pytest.approx([0.006300, 0.009450, 0], abs=1e-6)
+    assert losses["heading"].tolist() == pytest.approx([0.074079, 0, 0.093883], abs=1e-6)
+    found = total(S, T, G, AnchorXgdConfig(weight=1))
+    assert found.item() == pytest.approx(0.023771, abs=1e-6)
+
+
+def literal_xgd(weight: float) -> float:
+    """Part 5.1, number by number."""
+    summed = 0.0
+    for s, t, g in zip(S.tolist(), T.tolist(), G.tolist(), strict=True):
+        for part in (range(3), range(3, 6), range(6, 7)):
+            ways = [(t[k] - s[k], g[k] - s[k]) for k in part]
+            if 6 in part:
+                ways = [tuple((w + math.pi / 2) % math.pi - math.pi / 2 for w in ways[0])]
+            if sum(a * b for a, b in ways) > 0:
+                for k in part:
+                    gap = abs(math.sin(s[k] - t[k]) if k == 6 else s[k] - t[k])
+                    summed += gap**2 * 4.5 if gap < 1 / 9 else gap - 1 / 18
+    return weight * summed / 10
+
+
+def test_xgd_is_its_equations_read_literally():
+    assert total(S, T, G, AnchorXgdConfig()).item() == pytest.approx(literal_xgd(0.5), abs=1e-12)
+
+
+def test_a_teacher_that_is_right_is_kept_whole_and_one_beyond_the_student_not():
+    for teacher, expected in ((G, 1), (2 * S - G, 0)):
+        kept, _ = anchor_xgd(S, teacher, G, ANCHORS, AnchorXgdConfig())
+        assert all((part == expected).all() for part in kept.values())
+
+
+def test_xgd_of_a_mirrored_scene_is_the_same():
+    for config in (AnchorXgdConfig(), AnchorXgdConfig(granularity="scalars")):
+        mirrored = total(S * FLIP, T * FLIP, G * FLIP, config)
+        assert mirrored.item() == total(S, T, G, config).item()
+
+
+def test_a_student_like_its_teacher_has_no_loss():
+    student = T.clone().requires_grad_()
+    loss = total(student, T, G, AnchorXgdConfig(gate="none"))
+    loss.backward()
+    assert loss.item() == 0
+    assert student.grad is not None
+    assert (student.grad == 0).all()
+
+
+def test_only_the_student_gets_xgds_gradient():
+    student, teacher, truth = (x.clone().requires_grad_() for x in (S, T, G))
+    total(student, teacher, truth, AnchorXgdConfig()).backward()
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+    assert truth.grad is None
+
+
+def test_a_batch_is_the_mean_of_its_frames():
+    config = AnchorXgdConfig()
+    s, t, g, anchors = (torch.cat([x, x]) for x in (S, T, G, ANCHORS))
+    twice = anchor_xgd(s, t, g, anchors, config)
+    assert xgd_loss(*twice, 2, config).item() == pytest.approx(total(S, T, G, config).item())
+    cld = CldConfig()
+    both = cld_loss(torch.cat([ZS, ZS]), torch.cat([ZT, ZT]), 2, cld)
+    assert both.item() == pytest.approx(cld_loss(ZS, ZT, 1, cld).item())
+
+
+def test_no_positives_no_loss():
+    student = torch.zeros(0, 7, requires_grad=True)
+    config = AnchorXgdConfig(normaliser="kept")
+    loss = xgd_loss(*anchor_xgd(student, T[:0], G[:0], ANCHORS[:0], config), 2, config)
+    logits = torch.zeros(0, 6, 3, requires_grad=True)
+    loss = loss + cld_loss(logits, torch.zeros(0, 6, 3), 2, CldConfig())
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_the_spaces_can_disagree():
+    # Part 5.3: ways of (1, 0, -0.5) and (0.4, 0, 0.5) metres agree, their codes do not.
+    anchor = ANCHORS[:1]
+    diagonal, height = anchor[0, 3:5].norm(), anchor[0, 5]
+    scale = torch.stack([diagonal, diagonal, height])
+    student = torch.zeros(1, 7, dtype=torch.float64)
+    teacher, truth = student.clone(), student.clone()
+    teacher[0, :3] = torch.tensor([1, 0, -0.5]) / scale
+    truth[0, :3] = torch.tensor([0.4, 0, 0.5]) / scale
+    found = [
+        anchor_xgd(student, teacher, truth, anchor, AnchorXgdConfig(space=space))[0]["position"]
+        for space in ("metric", "code")
+    ]
+    assert [kept.item() for kept in found] == [1, 0]
+
+
+def test_whole_boxes_are_kept_only_if_every_component_is():
+    kept, losses = anchor_xgd(S, T, G, ANCHORS, AnchorXgdConfig(granularity="whole_box"))
+    assert kept["size"][:, 0].tolist() == [1, 0, 0]
+    assert (losses["heading"] > 0).tolist() == [True, False, False]
+
+
+def test_kept_components_can_be_the_normaliser():
+    s, t, g, anchors = (torch.cat([x] * 20) for x in (S, T, G, ANCHORS))
+    config = AnchorXgdConfig(normaliser="kept", weight=1)
+    # Six of nine components are kept; summed loss 0.237711.
+    found = xgd_loss(*anchor_xgd(s, t, g, anchors, config), 1, config).item()
+    assert found == pytest.approx(20 * 0.237711 / (20 * 6), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (CldConfig(), [0.194858, 0.282009]),
+        (CldConfig(temperature=2), [0.066153, 0.059485]),
+        (CldConfig(temperature=4), [0.014417, 0.013472]),
+        (CldConfig(probability="softmax_with_nothing"), [0.229021, 0.021822]),
+        (CldConfig(probability="sigmoid"), [0.024146, 0.276682]),
+        (
+            CldConfig(flatten="per_class"),
+            [0.166440 + 0.056610 + 0.030997, 0.139138 + 0.218068 + 0.087058],
+        ),
+    ],
+)
+def test_clds_golden_vectors(config: CldConfig, expected: list[float]):
+    assert cld_per_cell(ZS, ZT, config).tolist() == pytest.approx(expected, abs=2e-6)
+
+
+def test_clds_term_by_hand():
+    # Two cells count as ten.
+    found = cld_loss(ZS, ZT, 1, CldConfig(temperature=2, weight=3))
+    assert found.item() == pytest.approx(3 * 4 * (0.066153 + 0.059485) / 10, abs=1e-5)
+
+
+def test_own_class_reads_each_anchor_for_its_own():
+    own = [0, 0, 1, 1, 2, 2]
+    found = cld_per_cell(ZS, ZT, CldConfig(flatten="own_class"))
+    ours = torch.stack([ZS[:, a, c] for a, c in enumerate(own)], 1).log_softmax(1)
+    theirs = torch.stack([ZT[:, a, c] for a, c in enumerate(own)], 1).log_softmax(1)
+    assert torch.allclose(found, (theirs.exp() * (theirs - ours)).sum(1))
+
+
+def test_the_likeliest_class_stands_for_its_anchor():
+    found = cld_per_cell(ZS, ZT, CldConfig(flatten="max_class"))
+    ours, theirs = ZS.amax(2).log_softmax(1), ZT.amax(2).log_softmax(1)
+    assert torch.allclose(found, (theirs.exp() * (theirs - ours)).sum(1))
+
+
+def test_jensen_shannon_is_symmetric_and_bounded():
+    config = CldConfig(divergence="js")
+    there, back = cld_per_cell(ZS, ZT, config), cld_per_cell(ZT, ZS, config)
+    assert torch.allclose(there, back)
+    assert (there < math.log(2)).all()
+    assert (there > 0).all()
+
+
+@pytest.mark.parametrize("flatten", ["all", "per_class", "own_class", "max_class"])
+@pytest.mark.parametrize("probability", ["softmax", "softmax_with_nothing", "sigmoid"])
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+def test_a_perfect_student_is_at_clds_minimum(flatten: str, probability: str, divergence: str):
+    config = CldConfig.model_validate(
+        {"flatten": flatten, "probability": probability, "divergence": divergence}
+    )
+    student, teacher = ZT.clone().requires_grad_(), ZT.clone().requires_grad_()
+    loss = cld_loss(student, teacher, 1, config)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-12
+    assert teacher.grad is None
+    assert cld_loss(ZS, ZT, 1, config) > 1e-4
