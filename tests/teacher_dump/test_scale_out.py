@@ -165,6 +165,15 @@ def test_a_damaged_file_ends_the_dump_and_may_be_mended(
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_dump_and_the_committed_parts_stay(
     longer_world: Path, tmp_path: Path, cluster: str
 ):
