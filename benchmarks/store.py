@@ -236,7 +236,7 @@ def dumping(folder: Path, effort: Effort) -> Report:
     """Dumps against the bare teacher on the same frames, 4 at a time; random weights.
 
     The demo's CenterPoint takes 30 ms a frame here, so that the dump's own work shows; the one at
-    the papers' size two seconds, and its maps are sixty times as large.
+    the papers' size two seconds, and its maps are 28 times as large.
     """
     frames = a_world(folder)
     rounds = max(3, effort.rounds // 5)

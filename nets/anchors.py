@@ -89,9 +89,3 @@ class AnchorConfig(BaseModel):
         table[..., 3:6] = sizes[:, None]
         table[..., 6] = torch.tensor(self.rotations)
         return table.flatten(0, 3)
-
-    def class_of(self) -> Tensor:
-        """Index of each anchor's class, (n,)."""
-        slots = torch.arange(len(self.classes)).repeat_interleave(len(self.rotations))
-        rows, cols = self.shape
-        return slots.repeat(rows * cols)

@@ -30,7 +30,7 @@ MAX_CHUNK_BYTES = 1 << 30
 MAX_METADATA_BYTES = 1 << 16
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
-# The fast level reads features half as fast again as level 1 and takes a fifth more bytes at most
+# The fast level reads features half as fast again as level 1, for a tenth to a fifth more bytes
 # (benchmarks/2026-11-21-store.md); who packs features wants them small.
 _ZSTD_FAST, _ZSTD = (
     {"name": "zstd", "configuration": {"level": level, "checksum": False}} for level in (-1, 1)

@@ -163,11 +163,14 @@ def _all_finite(values: npt.NDArray[Any]) -> bool:
 
 def _index_sizes(fingerprint: Fingerprint) -> dict[str, int]:
     """How many cells or classes there are to choose from, by the array that chooses."""
-    return {
-        Places.CELLS.index_array: fingerprint.grid.num_cells,
-        Places.COARSE_CELLS.index_array: fingerprint.grid.coarser.num_cells,
-        GT_LABELS.name: len(fingerprint.classes),
-    }
+    sizes = {GT_LABELS.name: len(fingerprint.classes)}
+    kinds = {spec.places for spec in fingerprint.arrays}
+    if Places.CELLS in kinds:
+        sizes[Places.CELLS.index_array] = fingerprint.grid.num_cells
+    # An odd number of cells has no half.
+    if Places.COARSE_CELLS in kinds:
+        sizes[Places.COARSE_CELLS.index_array] = fingerprint.grid.coarser.num_cells
+    return sizes
 
 
 def _index_fault(

@@ -53,7 +53,7 @@ from frames.kitti.overlaps import (
     volume_overlap,
 )
 
-NO_BOX = (0.0,) * 7
+UNKNOWN_BOX = (0.0,) * 7
 NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 
 
@@ -131,7 +131,7 @@ def as_labels(objects: Sequence[KittiObject]) -> KittiLabels:
         occlusion=np.array([thing.occlusion for thing in objects], dtype=np.int64),
         alpha=np.array([thing.alpha for thing in objects], dtype=np.float64),
         bbox=_rows([thing.bbox for thing in objects], 4),
-        boxes=_rows([thing.box or NO_BOX for thing in objects], 7),
+        boxes=_rows([thing.box or UNKNOWN_BOX for thing in objects], 7),
     )
 
 
@@ -151,7 +151,7 @@ def as_detections(objects: Sequence[KittiObject]) -> KittiDetections:
         kinds=tuple(thing.kind for thing in objects),
         alpha=np.array([thing.alpha for thing in objects], dtype=np.float64),
         bbox=_rows([thing.bbox for thing in objects], 4),
-        boxes=_rows([thing.box or NO_BOX for thing in objects], 7),
+        boxes=_rows([thing.box or UNKNOWN_BOX for thing in objects], 7),
         scores=np.array(scores, dtype=np.float64),
     )
 

@@ -37,7 +37,6 @@ def test_the_order_is_cell_class_rotation():
     y = -30.4 + j * 60.8 / 303
     expected = [x, y, -0.6 + 1.73 / 2, 1.76, 0.6, 1.73, 1.57]
     assert anchors[n].tolist() == pytest.approx(expected, abs=1e-5)
-    assert LIGA.class_of()[n] == c
 
 
 def test_a_code_worked_by_hand():
@@ -84,7 +83,8 @@ def test_overlaps_worked_by_hand():
 
 def literal(config: AnchorConfig, boxes: torch.Tensor, labels: torch.Tensor) -> list[int]:
     """The rule read anchor by anchor."""
-    anchors, classes, found = config.boxes(), config.class_of().tolist(), []
+    anchors, found = config.boxes(), []
+    classes = [n // 2 % 3 for n in range(config.count)]
     overlaps = nearest_overlaps(anchors, boxes)
     for n, c in enumerate(classes):
         own = [m for m in range(len(boxes)) if labels[m] == c]

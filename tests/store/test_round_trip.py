@@ -23,6 +23,7 @@ from store.errors import (
 )
 from store.reader import Cache, open_cache
 from store.rows import CachedRow, RowValues
+from store.schema import Places
 from store.summary import summary
 from store.unsealed import UnsealedRows
 from store.writer import StoreWriter
@@ -266,3 +267,16 @@ def test_a_row_knows_its_past(tmp_path: Path):
     past = cache.identities()[row.prev]
     assert (past.token, row.next, past.timestamp_us) == ("token-0001", -1, 1_000_001)
     np.testing.assert_array_equal(row.global_from_ego, identities(3)[2].global_from_ego)
+
+
+def test_a_grid_that_has_no_half_is_stored_too(tmp_path: Path):
+    rows = identities(2)
+    usual = fingerprint(rows)
+    odd = usual.grid.model_copy(update={"shape": (75, 75)})
+    made_for = usual.model_copy(update={"grid": odd})
+    writer = StoreWriter.open(tmp_path / "store", made_for, rows)
+    write_pending(writer, made_for)
+    writer.finalise()
+    cache = open_cache(tmp_path / "store")
+    found = cache[rows[1].token].arrays[Places.CELLS.index_array]
+    assert np.array_equal(found, usual_values(made_for, 1).arrays[Places.CELLS.index_array])
