@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from nets.anchor_code import wrapped
-from nets.anchors import AnchorConfig
+from frames.anchors import AnchorConfig
+from frames.geometry import wrap_angle
 
 IGNORED, BACKGROUND = -2, -1
 
@@ -52,7 +52,7 @@ def assign_anchors(
     Source: specification, part 1; OpenPCDet, ``axis_aligned_target_assigner.py``. There the
     returned indices count among the boxes of the anchor's class; here among all.
     """
-    shape = (*config.shape, len(config.classes), len(config.rotations))
+    shape = (*config.grid.shape, len(config.classes), len(config.rotations))
     label = torch.full(shape, BACKGROUND, device=boxes.device)
     box = torch.zeros_like(label)
     table = anchors.view(*shape, anchors.shape[-1])
@@ -84,6 +84,6 @@ def nearest_overlaps(
 
 
 def _corners(boxes: Float[Tensor, "n 7"]) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
-    across = wrapped(boxes[:, 6], math.pi).abs() >= math.pi / 4
+    across = wrap_angle(boxes[:, 6], math.pi).abs() >= math.pi / 4
     half = torch.where(across[:, None], boxes[:, [4, 3]], boxes[:, 3:5]) / 2
     return boxes[:, :2] - half, boxes[:, :2] + half
