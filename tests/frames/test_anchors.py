@@ -158,3 +158,9 @@ def test_mirrored_objects_have_mirrored_anchors():
 def test_no_objects_leave_background():
     found = assign(SMALL, torch.zeros(0, 7), torch.zeros(0, dtype=torch.int64))
     assert (found.label == BACKGROUND).all()
+
+
+def test_an_object_off_the_map_has_no_anchors():
+    boxes = torch.tensor([[-90.0, 0, 0, 4, 2, 1.5, 0]])
+    found = assign(SMALL, boxes, torch.zeros(1, dtype=torch.int64))
+    assert (found.label == BACKGROUND).all()
