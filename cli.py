@@ -23,7 +23,7 @@ from runs.config import load_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from store.choices import MAX_VIEWS, Coverage, Encoding
 from store.errors import CacheError, printable
-from student_train.registry import METHOD_PLACES, parse_methods
+from student_train.registry import known_methods, parse_methods
 from teacher_dump.defaults import OWN_TEACHER, TOLERANCE
 from teacher_dump.errors import ScaleOutError, TeacherError
 
@@ -121,8 +121,9 @@ def dump_teacher(
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
     methods: Annotated[
-        str, typer.Option(help="Store what these read: names joined with a comma.")
-    ] = ",".join(METHOD_PLACES),
+        str,
+        typer.Option(help="Store what these read, joined with a comma; else all."),
+    ] = "",
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
     ] = Coverage.FOREGROUND,
@@ -157,7 +158,7 @@ def dump_teacher(
     from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")]
+    names = [name.strip() for name in methods.split(",")] if methods else run.known_methods
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
     run = run.model_copy(update={"method": _method("+".join(names))})
@@ -189,7 +190,7 @@ def train_student_command(
     config: ConfigPath,
     out: OutDir,
     method: Annotated[
-        str | None, typer.Option(help=f"none, or of {', '.join(METHOD_PLACES)}; joined with +.")
+        str | None, typer.Option(help=f"none, or of {known_methods()}; joined with +.")
     ] = None,
     store: Annotated[
         str | None,

@@ -1,8 +1,9 @@
 """The steps of the main job, each with its progress on the console."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,6 @@ from store.reader import open_cache
 from store.schema import Augmentation, DrawnViews, differences
 from store.writer import StoreWriter
 from student_train.config import StudentRun
-from student_train.data import check_cameras
 from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
@@ -222,6 +222,7 @@ class Detector:
     Attributes:
         role: ``teacher`` or ``student``.
         input: Sensor it looks at, as the official results file names it.
+        check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
         data: The data its run was trained on.
         grid: Its BEV grid.
@@ -229,6 +230,7 @@ class Detector:
 
     role: str
     input: str
+    check: Callable[[Sequence[Frame]], None]
     detect: Detect
     data: DatasetConfig
     grid: BEVGrid
@@ -241,10 +243,13 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
         teacher_run = parse_config(checkpoint.config, TeacherRun, source)
         teacher = own_teacher(checkpoint, device)
         grid = teacher.info.shapes.grid
-        return Detector("teacher", "lidar", teacher.detect, teacher_run.data, grid)
+        return Detector(
+            "teacher", "lidar", check_point_files, teacher.detect, teacher_run.data, grid
+        )
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
-    return Detector("student", "camera", student.detect, run.data, run.student.grid)
+    check = partial(run.reader.check, training=False)
+    return Detector("student", "camera", check, student.detect, run.data, run.student.grid)
 
 
 def evaluate(
@@ -269,11 +274,7 @@ def evaluate(
     if teacher:
         data = data.model_copy(update={"sweeps": teacher.data.sweeps})
     frames: list[Frame] = read_frames(data, limit)
-    if detector.role == "student":
-        check_cameras(frames, data.cameras)
-        check_image_files(frames)
-    else:
-        check_point_files(frames)
+    detector.check(frames)
     chosen = spread_evenly(frames, pictures)
     check_image_files(chosen)
     if teacher:
