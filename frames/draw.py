@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 from torch import Tensor
 
-from frames.detection_classes import DETECTION_CLASSES
 from frames.frame import Camera, Frame
 from frames.geometry import box_corners, footprint_corners, project
 from frames.grid import BEVGrid
@@ -45,14 +44,14 @@ class Layer:
         name: Its entry in the legend.
         colour: Any matplotlib colour.
         boxes: x y z l w h yaw vx vy, ego frame.
-        labels: Index into ``DETECTION_CLASSES``; names the larger boxes in the images.
+        names: What each box is, shown on the larger ones in the images; () names none.
         scores: In [0, 1]; faint boxes are unsure ones.
     """
 
     name: str
     colour: str
     boxes: Float32[Tensor, "n 9"]
-    labels: Int64[Tensor, " n"] | None = None
+    names: tuple[str, ...] = ()
     scores: Float32[Tensor, " n"] | None = None
 
     @property
@@ -158,7 +157,7 @@ def _draw_camera(axes: Axes, camera: Camera, layers: Sequence[Layer]) -> None:
             alpha=layer.opacity[box.numpy()],
         )
         axes.add_collection(lines)
-        if layer.labels is not None:
+        if layer.names:
             _name_boxes(axes, layer, pixels, box, camera.size)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
     axes.text(
@@ -182,15 +181,14 @@ def _name_boxes(
     size: tuple[int, int],
 ) -> None:
     """Class names on the boxes that are large enough in the image and whose top is in it."""
-    assert layer.labels is not None, "only called for layers with labels"
     for index in sorted(set(box.tolist())):
         ends = pixels[box == index].reshape(-1, 2)
         (left, top), (_, bottom) = ends.amin(0).tolist(), ends.amax(0).tolist()
         inside = 0 <= left < size[1] * 0.95 and 0 <= top < size[0]
         if inside and bottom - top > NAMED_HEIGHT * size[0]:
-            name = DETECTION_CLASSES[int(layer.labels[index])]
             score = "" if layer.scores is None else f" {float(layer.scores[index]):.2f}"
-            axes.text(left, top - 4, name + score, color=layer.colour, fontsize=6, clip_on=True)
+            name = layer.names[index] + score
+            axes.text(left, top - 4, name, color=layer.colour, fontsize=6, clip_on=True)
 
 
 def _draw_plane(
