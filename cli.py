@@ -234,9 +234,9 @@ def evaluate(
     limit: Limit = None,
     device: Device = "auto",
 ) -> None:
-    """Score a checkpoint with nuScenes' own evaluator and draw some frames."""
+    """Score a checkpoint as its data set does (nuScenes, KITTI) and draw some frames."""
     from commands import steps
-    from commands.tables import class_table, scores_table
+    from commands.tables import evaluation_tables
     from runs.checkpoint import load_checkpoint
 
     detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
@@ -249,10 +249,36 @@ def evaluate(
         beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(f"split {data.split} of {data.root}, {result.frames} frames")
-    console.print(scores_table({checkpoint.stem: result.scores}))
-    console.print(class_table(result.scores))
+    if result.scores is None:
+        console.print(f"no labels, so nothing to score; the result files are in {out}")
+    else:
+        console.print(*evaluation_tables(checkpoint.stem, result.scores))
     for path in result.pictures:
         console.print(f"picture {path}")
+
+
+@app.command("score-kitti")
+def score_kitti(
+    labels: Annotated[Path, typer.Argument(help="KITTI's folder label_2.")],
+    results: Annotated[Path, typer.Argument(help="Folder of result files, one a frame.")],
+    split_file: Annotated[
+        Path | None,
+        typer.Option(help="Score this list's frames (ImageSets/val.txt), not all with results."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also loose overlaps, 11 recalls and AOS.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score anyone's KITTI result files: AP_3D, AP_BEV and AP_2D at 40 recalls."""
+    from commands.kitti import kitti_table, kitti_tables, score_result_files
+    from frames.kitti.evaluation import by_name
+
+    scores = score_result_files(labels, results, split_file, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(by_name(scores), indent=2))
+    else:
+        console.print(*(kitti_tables(scores) if everything else [kitti_table(scores)]))
 
 
 @app.command()

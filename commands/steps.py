@@ -14,8 +14,13 @@ from commands.progress import announce_room, console, progress_bar
 from commands.workers import Workers, dump_on
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, read_frames
+from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
+from frames.kitti.config import KittiConfig
+from frames.kitti.evaluation import score_frames
+from frames.kitti.reader import KittiFrame
+from frames.kitti.scoring import KittiScores
 from frames.loading import check_image_files, check_point_files
 from frames.scoring import Scores, score_nuscenes
 from runs.checkpoint import Checkpoint
@@ -208,11 +213,23 @@ def stored_bytes(store: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What evaluating a checkpoint gives."""
+    """What evaluating a checkpoint gives.
 
-    scores: Scores
+    Attributes:
+        scores: The data set's own; None where the frames have no labels.
+        pictures: Their files.
+        frames: How many were looked at.
+    """
+
+    scores: Scores | KittiScores | None
     pictures: list[Path]
     frames: int
+
+    @property
+    def nuscenes(self) -> Scores:
+        """The scores of frames that are nuScenes'."""
+        assert isinstance(self.scores, Scores), "only asked of a nuScenes tree"
+        return self.scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +278,7 @@ def evaluate(
     limit: int | None = None,
     teacher: Detector | None = None,
 ) -> Evaluation:
-    """Detect, score with the official evaluator, draw.
+    """Detect, score as the data set does, draw.
 
     Args:
         detector: From a checkpoint.
@@ -281,10 +298,23 @@ def evaluate(
         check_point_files(chosen)
     with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
         found = detect_all(detector.detect, frames, on_frames=advance)
-    with console.status("nuScenes evaluation"):
-        scores = score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])
+    with console.status(f"{data.dataset} evaluation"):
+        scores = _score(detector, data, frames, found, out_dir)
     with console.status("pictures"):
         layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
         layers[detector.role] = found
-        drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures")
+        drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures", data.classes)
     return Evaluation(scores, drawn, len(frames))
+
+
+def _score(
+    detector: Detector,
+    data: DatasetConfig,
+    frames: list[Frame],
+    found: dict[str, Detections],
+    out_dir: Path,
+) -> Scores | KittiScores | None:
+    if isinstance(data, KittiConfig):
+        of_kitti = [frame for frame in frames if isinstance(frame, KittiFrame)]
+        return score_frames(of_kitti, found, data.classes, out_dir)
+    return score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])
