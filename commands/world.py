@@ -1,11 +1,21 @@
-"""Making a world, with progress."""
+"""Reading a world's TOML, and making that world, with progress."""
 
 from pathlib import Path
 
 from commands.progress import progress_bar
-from frames.world.config import KittiWorldConfig, WorldConfig
+from frames.world.config import WORLDS, KittiWorldConfig, TreeChoice, WorldConfig
 from frames.world.generate import write_world
 from frames.world.kitti_tree import write_kitti_world
+from runs.config import load_config
+
+
+def load_world(path: Path) -> WorldConfig | KittiWorldConfig:
+    """The world that a TOML describes; its ``tree`` says as which tree.
+
+    Raises:
+        ConfigError: As ``load_config``.
+    """
+    return load_config(path, WORLDS[load_config(path, TreeChoice).tree])
 
 
 def make_world(config: WorldConfig | KittiWorldConfig, root: Path, workers: int) -> None:

@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 VERSION = "v1.0-world"
 SPLITS = ("world_train", "world_val")
@@ -15,6 +15,7 @@ SPLITS = ("world_train", "world_val")
 KITTI_SIZE = (375, 1242)
 KITTI_FOCAL, KITTI_PRINCIPAL = 721.5377, (609.5593, 172.8540)
 
+Tree = Literal["nuscenes", "kitti"]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -39,7 +40,7 @@ class StreetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tree: Literal["nuscenes", "kitti"]
+    tree: Tree
     train_scenes: Annotated[int, Field(ge=0)] = 30
     val_scenes: Annotated[int, Field(ge=0)] = 12
     frames_per_scene: Annotated[int, Field(ge=1, le=30)] = 20
@@ -125,18 +126,16 @@ class KittiWorldConfig(StreetConfig):
         return self.focal if self.focal is not None else KITTI_FOCAL * width / KITTI_SIZE[1]
 
 
-def _tree(values: Any) -> Any:
-    """Which tree the values say; nuScenes where they say nothing, as the first worlds did."""
-    return values.get("tree", "nuscenes") if isinstance(values, dict) else values.tree
+class TreeChoice(BaseModel):
+    """What of a world's TOML says which tree it is; nuScenes where it says nothing."""
+
+    tree: Tree = "nuscenes"
 
 
-class AnyWorld(RootModel):
-    """A world's TOML: ``tree`` says which data set's files it is written as."""
-
-    root: Annotated[
-        Annotated[WorldConfig, Tag("nuscenes")] | Annotated[KittiWorldConfig, Tag("kitti")],
-        Discriminator(_tree),
-    ]
+WORLDS: dict[Tree, type[WorldConfig] | type[KittiWorldConfig]] = {
+    "nuscenes": WorldConfig,
+    "kitti": KittiWorldConfig,
+}
 
 
 def version_folder(root: Path) -> Path:
