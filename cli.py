@@ -18,7 +18,6 @@ from rich.traceback import install as pretty_tracebacks
 
 from commands.progress import announce_room, console
 from frames.errors import DataError
-from frames.world.config import WorldConfig
 from runs.config import load_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from store.choices import MAX_VIEWS, Coverage, Encoding
@@ -87,10 +86,10 @@ def make_world(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     print_config: PrintConfig = False,
 ) -> None:
-    """Write a procedural world as a genuine nuScenes tree."""
+    """Write a procedural world as a genuine nuScenes or KITTI tree."""
     from commands import world
 
-    wanted = load_config(config, WorldConfig)
+    wanted = world.load_world(config)
     if not _printed(wanted, print_config):
         world.make_world(wanted, out, workers)
 
