@@ -101,8 +101,12 @@ def test_a_listed_frame_without_a_result_file_is_named(root: Path, tmp_path: Pat
     assert "(000099); write an empty one where nothing was found" in text
 
 
+def ready(frames: Sequence[Frame]) -> None:
+    assert frames
+
+
 def oracle(root: Path, split: str = "training") -> steps.Detector:
-    return steps.Detector("teacher", "lidar", detect, config(root, split), GRID)
+    return steps.Detector("teacher", "lidar", ready, detect, config(root, split), GRID)
 
 
 def test_evaluate_scores_as_the_data_set_does(root: Path, tmp_path: Path):
@@ -147,7 +151,7 @@ def moved(frames: Sequence[Frame]) -> list[Detections]:
 @real
 def test_a_real_stereo_frame(tmp_path: Path):
     data = KittiConfig(root=KITTI, split="000107")
-    detector = steps.Detector("student", "camera", moved, data, GRID)
+    detector = steps.Detector("student", "camera", ready, moved, data, GRID)
     result = steps.evaluate(detector, data, tmp_path, pictures=1)
     assert isinstance(result.scores, dict)
     # Seven cars, all found.
