@@ -4,7 +4,7 @@ The carried targets are made by the very code that students train with.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
+from frames.cell_masks import AnchorMask, anchors_of
 from frames.frame import Frame
 from store.choices import Coverage
 from store.plan import array_name, plan_arrays
@@ -89,8 +90,8 @@ def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) ->
     row = CachedRow(token=frame.token, view=0, augment=augment, gt=now.gt, arrays=now.arrays)
     own = frame_targets(row, needs, grid, BevAugment.identity())
     pairs: Pairs = {}
-    if carried.cells is not None and carried.cell_weight is not None:
-        on_grid = carried.cell_weight > 0
+    if carried.cells is not None and carried.cell_valid is not None:
+        on_grid = carried.cell_valid
         points = grid.to_unit(carried.cells)[None]
         for target, values in carried.at_cells.items():
             at_same = read_at(torch.from_numpy(now.arrays[str(target)])[None], points)[0]
@@ -101,6 +102,8 @@ def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) ->
     }
     if carried.relation is not None and own.relation is not None:
         pairs["boxes/relation"] = (carried.relation, own.relation)
+    if carried.anchors:
+        pairs |= _anchor_pairs(carried.anchors, own.anchors, now.gt.values)
     return pairs | _box_pairs(carried, own, now.gt.values)
 
 
@@ -109,6 +112,8 @@ def _held(cache: Cache) -> list[Need]:
     held = {spec.name for spec in cache.fingerprint.arrays}
     needs = [Need(Target.BOXES, Places.BOXES)] if "boxes/centre" in held else []
     needs += [Need(Target.RELATION, Places.BOXES)] if "boxes/relation" in held else []
+    if anchors := anchors_of(cache.fingerprint.masks):
+        needs.append(Need(Target.ANCHORS, Places.ANCHORS, mask=AnchorMask(anchors=anchors)))
     for target in Target:
         if array_name(target, Places.POINTS) in held:
             needs.append(Need(target, Places.POINTS))
@@ -116,6 +121,24 @@ def _held(cache: Cache) -> list[Need]:
         if whole or array_name(target, Places.CELLS) in held:
             needs.append(Need(target, Places.CELLS))
     return needs
+
+
+def _anchor_pairs(
+    carried: Mapping[str, Tensor], own: Mapping[str, Tensor], truth: Float32[Tensor, "m 9"]
+) -> Pairs:
+    """Parts of the boxes at the anchors that are positive before and after."""
+    both, before, after = np.intersect1d(carried["index"], own["index"], return_indices=True)
+    if not len(both):
+        return {}
+    (a, b), objects = (carried["box"][before], own["box"][after]), truth[own["object"][after]]
+    # Half a turn makes no difference before the direction classifier.
+    heading = [torch.stack([(2 * x[:, 6]).cos(), (2 * x[:, 6]).sin()], 1) for x in (a, b)]
+    return {
+        "anchors/centre": (a[:, CENTRE] - objects[:, CENTRE], b[:, CENTRE] - objects[:, CENTRE]),
+        "anchors/size": (a[:, SIZE], b[:, SIZE]),
+        "anchors/heading": (heading[0], heading[1]),
+        "anchors/score": (carried["score"][before][:, None], own["score"][after][:, None]),
+    }
 
 
 def _box_pairs(carried: FrameTargets, own: FrameTargets, truth: Float32[Tensor, "m 9"]) -> Pairs:
