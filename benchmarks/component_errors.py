@@ -17,10 +17,10 @@ from torch import Tensor
 
 from commands.progress import console, progress_bar
 from frames.box_code import encode_boxes, encode_boxes_at
+from frames.dataset import read_frames
 from frames.detection_classes import DETECTION_CLASSES
 from frames.geometry import wrap_angle
 from frames.heatmap import on_grid
-from frames.nuscenes import read_frames
 from nets.center_head import codes_at
 from runs.checkpoint import load_checkpoint
 from store.reader import open_cache

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from commands.progress import console, progress_bar
 from frames.augment import BevAugment
+from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.nuscenes import read_frames
 from runs.config import load_config
 from runs.fit import seed_run
 from runs.sampler import StepSampler

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from commands.progress import console, progress_bar
 from frames.boxes import BoxBatch
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD, center_heatmap
-from frames.nuscenes import read_frames
 from runs.config import load_config
 from store.choices import Coverage, Encoding
 from store.encoding import ChannelAxis, FloatArray, decode, encode, largest_error

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from frames.boxes import Boxes3D
+from frames.dataset import DatasetConfig, read_frames
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.nuscenes import NuScenesConfig, read_frames
 from frames.world.config import WorldConfig
 from frames.world.generate import write_world
 from runs.checkpoint import load_checkpoint, save_checkpoint
@@ -172,7 +172,7 @@ def a_world(folder: Path) -> list[Frame]:
     return read_frames(_run("demo", folder).data)
 
 
-def real_teacher(folder: Path, config: str) -> tuple[CenterPointTeacher, NuScenesConfig]:
+def real_teacher(folder: Path, config: str) -> tuple[CenterPointTeacher, DatasetConfig]:
     """A CenterPoint with random weights, for the frames of :func:`a_world`.
 
     Args:

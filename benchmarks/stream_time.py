@@ -27,7 +27,7 @@ from moto.server import ThreadedMotoServer
 import runs.sampler
 from benchmarks.step_time import LoopTraining, Step, make_step, measure, table
 from commands.progress import console
-from frames.nuscenes import read_frames
+from frames.dataset import read_frames
 from runs.config import load_config
 from runs.fit import seed_run
 from store.copy import copy_store

@@ -13,7 +13,7 @@ from commands.amounts import human_bytes
 from commands.progress import console
 from commands.tables import scores_table
 from commands.world import make_world
-from frames.nuscenes import NuScenesConfig
+from frames.dataset import DatasetConfig
 from frames.scoring import Scores
 from frames.world.config import WorldConfig
 from runs.checkpoint import load_checkpoint
@@ -78,7 +78,7 @@ def _train_student(run: StudentRun, method: str, store: Path, out: Path) -> Path
 
 
 def _report(
-    out: Path, teacher: Path, students: dict[str, Path], data: NuScenesConfig, store: Path
+    out: Path, teacher: Path, students: dict[str, Path], data: DatasetConfig, store: Path
 ) -> None:
     """Evaluate all, print the table and where the pictures are, write ``demo.json``."""
     data = data.model_copy(update={"split": VAL_SPLIT})

@@ -8,9 +8,9 @@ from rich.table import Table
 from commands.carry_over import CarryError, measure_carry_over
 from commands.progress import progress_bar
 from frames.augment import BevAugment, BevAugmentConfig
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.loading import check_point_files
-from frames.nuscenes import read_frames
 from store.errors import PlanError
 from store.reader import Cache
 from student_train.config import StudentRun

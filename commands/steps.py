@@ -12,10 +12,10 @@ from commands.plans import plan_table
 from commands.progress import announce_room, console, progress_bar
 from commands.workers import Workers, dump_on
 from frames.augment import BevAugmentConfig
+from frames.dataset import DatasetConfig, read_frames
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.loading import check_image_files, check_point_files
-from frames.nuscenes import NuScenesConfig, read_frames
 from frames.scoring import Scores, score_nuscenes
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
@@ -230,7 +230,7 @@ class Detector:
     role: str
     input: str
     detect: Detect
-    data: NuScenesConfig
+    data: DatasetConfig
     grid: BEVGrid
 
 
@@ -250,7 +250,7 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
 
 def evaluate(
     detector: Detector,
-    data: NuScenesConfig,
+    data: DatasetConfig,
     out_dir: Path,
     *,
     pictures: int = 3,

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Int64
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from frames.anchor_assign import positive_anchors
+from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch, Boxes3D
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD, GaussianMask, inside_gaussians
@@ -43,13 +45,28 @@ class RandomMask(BaseModel):
     count: PositiveInt
 
 
-CellMask = Annotated[GaussianMask | FootprintMask | RandomMask, Field(discriminator="kind")]
+class AnchorMask(BaseModel):
+    """Cells with a positive anchor; values at anchors belong to these anchors.
+
+    Attributes:
+        kind: Tells masks apart in JSON.
+        anchors: Of teacher and student alike.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["anchor"] = "anchor"
+    anchors: AnchorConfig
+
+
+AnyMask = GaussianMask | FootprintMask | RandomMask | AnchorMask
+CellMask = Annotated[AnyMask, Field(discriminator="kind")]
 
 
 def foreground_cells(
     boxes: Boxes3D,
     grid: BEVGrid,
-    masks: Iterable[GaussianMask | FootprintMask | RandomMask] = (CENTER_HEAD,),
+    masks: Iterable[AnyMask] = (CENTER_HEAD,),
     token: str = "",
 ) -> Int64[Tensor, " k"]:
     """Flat indices, ascending, of the cells in any of the masks.
@@ -66,13 +83,16 @@ def foreground_cells(
     return inside.nonzero().squeeze(1)
 
 
-def _inside(
-    mask: GaussianMask | FootprintMask | RandomMask, boxes: Boxes3D, grid: BEVGrid, token: str
-) -> Bool[Tensor, " k"]:
+def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:
     if isinstance(mask, GaussianMask):
         return inside_gaussians(BoxBatch.pad([boxes]), grid, mask)[0].flatten()
     if isinstance(mask, FootprintMask):
         return _footprint(boxes, grid, mask.margin)
+    if isinstance(mask, AnchorMask):
+        index, _ = positive_anchors(mask.anchors, boxes)
+        positive = torch.zeros(grid.num_cells, dtype=torch.bool)
+        positive[index // mask.anchors.per_cell] = True
+        return positive
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")
     order = np.random.default_rng(seed).permutation(grid.num_cells)
     chosen = torch.zeros(grid.num_cells, dtype=torch.bool)

@@ -5,13 +5,13 @@ from jaxtyping import Bool, Float, Float32
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
+from frames.anchor_code import decode_at_anchors
+from frames.anchors import BOX_CODE
 from frames.boxes import BOX_SIZE
 from frames.detections import Detections
 from frames.rotated_iou import pairwise_bev_iou
-from nets.anchor_code import decode_at_anchors
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import YAW, directed
-from nets.anchors import BOX_CODE
 
 
 class AnchorDecodeConfig(BaseModel):

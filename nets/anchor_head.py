@@ -1,7 +1,7 @@
 """Anchor head: class logits, box codes and direction bins for every anchor of every cell.
 
 LIGA-Stereo's: two separate stacks, one for classes and directions, one for boxes (StereoDistill
-specification, part 2). Outputs are flat, in the order of ``nets/anchors.py``.
+specification, part 2). Outputs are flat, in the order of ``frames/anchors.py``.
 """
 
 import math
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from nets.anchors import BOX_CODE, AnchorConfig
+from frames.anchors import BOX_CODE, AnchorConfig
 from nets.hourglass import conv_norm
 
 DIRECTIONS = 2
@@ -43,7 +43,7 @@ class AnchorMaps:
 
     Attributes:
         logit: Of each class, before the sigmoid.
-        code: See ``nets/anchor_code.py``.
+        code: See ``frames/anchor_code.py``.
         direction: Of each half turn, before the softmax.
     """
 

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from frames.anchor_assign import IGNORED, Assignment
+from frames.anchor_code import decode_at_anchors, encode_at_anchors
 from frames.rotated_iou import iou_3d
-from nets.anchor_assign import IGNORED, Assignment
-from nets.anchor_code import decode_at_anchors, encode_at_anchors
 from nets.anchor_head import DIRECTIONS, AnchorMaps
 
 # Added to the positives for classes, and their least number for boxes.

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
+from frames.anchors import AnchorConfig
 from nets.anchor_head import AnchorHead, AnchorHeadConfig, AnchorMaps
-from nets.anchors import AnchorConfig
 from nets.hourglass import Hourglass, conv_norm
 
 

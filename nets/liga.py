@@ -35,10 +35,10 @@ class LigaConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_map(self) -> "LigaConfig":
-        cells, anchors = self.voxels.grid.shape[1:], self.bev.anchors.shape
+        cells, anchors = self.voxels.grid.shape[1:], self.bev.anchors.grid.shape
         if cells != anchors:
             raise ValueError(
-                f"voxels.grid has {cells} cells (y, x), bev.anchors.shape {anchors}: they must be "
+                f"voxels.grid has {cells} cells (y, x), bev.anchors.grid {anchors}: they must be "
                 "the same map"
             )
         return self

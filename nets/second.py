@@ -47,9 +47,9 @@ class SecondConfig(BaseModel):
     @model_validator(mode="after")
     def _one_map(self) -> "SecondConfig":
         _, rows, cols = self.voxels.shape
-        if (rows, cols) != tuple(STRIDE * cells for cells in self.bev.anchors.shape):
+        if (rows, cols) != tuple(STRIDE * cells for cells in self.bev.anchors.grid.shape):
             raise ValueError(
-                f"{rows} x {cols} voxels (y, x), bev.anchors.shape {self.bev.anchors.shape}: "
+                f"{rows} x {cols} voxels (y, x), bev.anchors.grid {self.bev.anchors.grid.shape}: "
                 f"expected {STRIDE} voxels a cell along both"
             )
         if self.slices < 1:

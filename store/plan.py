@@ -14,6 +14,7 @@ from store.schema import (
     CELL_PLACES,
     GT_LABELS,
     GT_VALUES,
+    MASKED_PLACES,
     ArraySpec,
     DTypeName,
     FeatureDType,
@@ -39,10 +40,14 @@ _BOX: tuple[_Part, ...] = (
 # Targets that are not maps: where they exist, and their parts.
 _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
     Target.BOXES: (Places.BOXES, (*_BOX, ("score", (), "float32"), ("label", (), "int64"))),
-    # x y z l w h and yaw before the direction fix, which the direction bin decides.
+    # Which anchor of the mask's, for which true box; x y z l w h and yaw before the direction fix,
+    # and the half turn in which the heading lies.
     Target.ANCHORS: (
         Places.ANCHORS,
-        (("index", (), "int32"), ("box", (7,), "float32"), ("direction", (), "uint8")),
+        (
+            *(("index", (), "int32"), ("object", (), "int32")),
+            *(("box", (7,), "float32"), ("direction", (), "uint8")),
+        ),
     ),
     # STXD weights a detection by the object it was matched with, their IoU and a quality.
     Target.DETECTIONS: (
@@ -70,7 +75,7 @@ class TeacherShapes:
         bev_low: Channels of the map before the BEV backbone.
         bev_high: Channels after it.
         classes: Channels of the heat map.
-        tasks: Heads, each with its own box code.
+        tasks: Heads, each with its own box code; 0: no centre head.
         grid: Grid of all maps.
         code_size: Numbers in a box code.
         further: Channels of any other map the teacher gives.
@@ -90,12 +95,10 @@ class TeacherShapes:
         Raises:
             PlanError: This teacher has no such map.
         """
-        own = {
-            Target.BEV_LOW: self.bev_low,
-            Target.BEV_HIGH: self.bev_high,
-            Target.HEATMAP_LOGIT: self.classes,
-            Target.BOX_CODE: self.tasks * self.code_size,
-        }
+        own = {Target.BEV_LOW: self.bev_low, Target.BEV_HIGH: self.bev_high}
+        if self.tasks:
+            own[Target.HEATMAP_LOGIT] = self.classes
+            own[Target.BOX_CODE] = self.tasks * self.code_size
         channels = {**own, **self.further}
         if target not in channels:
             raise PlanError(
@@ -170,7 +173,7 @@ def _packed(spec: ArraySpec, encoding: Encoding) -> list[ArraySpec]:
 
 def masks_of(needs: Iterable[Need]) -> tuple[CellMask, ...]:
     """The masks whose cells are stored, each once, in a fixed order."""
-    masks = {need.mask for need in needs if need.places in CELL_PLACES}
+    masks = {need.mask for need in needs if need.places in MASKED_PLACES}
     return tuple(sorted(masks, key=lambda mask: mask.model_dump_json()))
 
 
@@ -246,8 +249,8 @@ def unmet(
     """
 
     def served(need: Need) -> bool:
-        has_cells = need.places not in CELL_PLACES or need.mask in masks
-        return has_cells and bool(arrays_read([need], arrays))
+        has_mask = need.places not in MASKED_PLACES or need.mask in masks
+        return has_mask and bool(arrays_read([need], arrays))
 
     return sorted({str(need) for need in needs if not served(need)})
 

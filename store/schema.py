@@ -111,6 +111,8 @@ class Places(StrEnum):
 
 
 CELL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
+# Where a mask decides how many values there are.
+MASKED_PLACES = (*CELL_PLACES, Places.ANCHORS)
 
 
 FeatureDType = Literal["float32", "float16"]
@@ -124,7 +126,7 @@ class Need:
         target: What.
         places: Where.
         dtype: How exactly: float16 is within 2**-11 of ``max(1, |value|)``, float32 lossless.
-        mask: Which cells; counts where ``places`` are cells.
+        mask: Which cells, where ``places`` are cells; whose anchors, where they are anchors.
     """
 
     target: Target
@@ -285,7 +287,7 @@ class Fingerprint(_Frozen):
         classes: Names, in the order of labels and heat map channels.
         coverage: Whole maps or places.
         augmentation: On which views of the frames the teacher spoke.
-        masks: Values at cells are those of their union.
+        masks: Values at cells are those of their union; values at anchors, of the anchor mask.
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
         sources: Manifest hashes of the stores that this one was merged from, in order.

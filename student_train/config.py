@@ -3,8 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from frames.augment import BevAugmentConfig
+from frames.dataset import DatasetConfig
 from frames.image_augment import ImageAugmentConfig
-from frames.nuscenes import NuScenesConfig
 from runs.fit import FitConfig
 from student_train.methods import METHODS
 from student_train.methods.base import MethodConfig
@@ -52,7 +52,7 @@ class StudentRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    data: NuScenesConfig
+    data: DatasetConfig
     student: StudentConfig
     image_augment: ImageAugmentConfig
     bev_augment: BevAugmentConfig = BevAugmentConfig()

@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from frames.dataset import read_frames
 from frames.detection_classes import DETECTION_CLASSES
 from frames.loading import check_image_files, check_point_files
-from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import is_finished, save_checkpoint

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from frames.augment import BevAugmentConfig
-from frames.nuscenes import NuScenesConfig
+from frames.dataset import DatasetConfig
 from runs.fit import FitConfig
 from teacher_dump.centerpoint import CenterPointConfig
 
@@ -26,7 +26,7 @@ class TeacherRun(BaseModel):
 
     name: str
     kind: Literal["lidar"] = "lidar"
-    data: NuScenesConfig
+    data: DatasetConfig
     teacher: CenterPointConfig
     augment: BevAugmentConfig = BevAugmentConfig(
         # Half of CenterPoint's published turn, its scale and flips.

@@ -9,15 +9,26 @@ from pathlib import Path
 
 import torch
 
+from frames.anchor_assign import positive_anchors
+from frames.anchors import AnchorConfig
 from frames.dataset import DatasetConfig
 from frames.frame import Frame
 from store.choices import Coverage, Encoding
+from store.errors import PlanError
 from store.plan import EstimateRow, estimate, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
-from store.schema import CELL_PLACES, Augmentation, DatasetIdentity, Fingerprint, Need, Places
+from store.schema import (
+    CELL_PLACES,
+    Augmentation,
+    DatasetIdentity,
+    Fingerprint,
+    Need,
+    Places,
+    differences,
+)
 from store.writer import StoreWriter
 from teacher_dump.protocol import Teacher
-from teacher_dump.teacher_rows import cells_at, teacher_rows
+from teacher_dump.teacher_rows import anchors_of, cells_at, teacher_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +79,8 @@ def plan_dump(
         PlanError: The teacher lacks what a method reads, or it cannot be stored.
     """
     info, needs = teacher.info, frozenset(needs)
+    masks = masks_of(needs)
+    _check_anchors(info.anchors, anchors_of(masks))
     fingerprint = Fingerprint(
         teacher=info.identity,
         dataset=DatasetIdentity(
@@ -81,13 +94,28 @@ def plan_dump(
         classes=info.classes,
         coverage=options.coverage,
         augmentation=options.augmentation,
-        masks=masks_of(needs),
+        masks=masks,
         arrays=plan_arrays(needs, options.coverage, info.shapes, options.encoding),
         code_revision=code_revision(),
     )
     rows = rows_of_frames(frames, options.augmentation)
     lengths = _lengths(frames, rows, fingerprint)
     return DumpPlan(fingerprint, rows, estimate(fingerprint.arrays, lengths))
+
+
+def _check_anchors(own: AnchorConfig | None, wanted: AnchorConfig | None) -> None:
+    if wanted is None or own == wanted:
+        return
+    if own is None:
+        raise PlanError(
+            "a method reads anchors, of which this teacher has none: bring one with an anchor "
+            "head, or dump for other --methods"
+        )
+    lines = differences(own.model_dump(mode="json"), wanted.model_dump(mode="json"), "anchors")
+    raise PlanError(
+        f"the teacher's anchors are not the student's ({'; '.join(lines)}): a teacher speaks of "
+        "the student's anchors, so give both the same"
+    )
 
 
 def _lengths(
@@ -103,6 +131,8 @@ def _lengths(
                 len(cells_at(places, gt, row.token, fingerprint.grid, fingerprint.masks))
                 for row, gt in zip(rows, truths, strict=True)
             )
+    if anchors := anchors_of(fingerprint.masks):
+        lengths[Places.ANCHORS] = sum(len(positive_anchors(anchors, gt)[0]) for gt in truths)
     return lengths
 
 

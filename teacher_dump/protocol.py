@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from frames.anchors import AnchorConfig
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detections import Detections
@@ -23,6 +24,21 @@ from frames.frame import Frame
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
 from teacher_dump.errors import TeacherError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorOutput:
+    """What a teacher says at every anchor, in the order of ``frames/anchors.py``.
+
+    Attributes:
+        logit: Of each class, before the sigmoid.
+        box: x y z l w h yaw, metres, gravity centre, the yaw before the direction classifier.
+        direction: The half turn in which the heading lies (``nets/anchor_loss.py``), 0 or 1.
+    """
+
+    logit: Float[Tensor, "b n classes"]
+    box: Float[Tensor, "b n 7"]
+    direction: Int64[Tensor, "b n"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +51,14 @@ class TeacherInfo:
         shapes: Channels and grid of its maps.
         classes: Class names in the order of its heatmap channels.
         sweeps: LiDAR sweeps it reads per frame.
+        anchors: Those it speaks of; None without an anchor head.
     """
 
     identity: TeacherIdentity
     shapes: TeacherShapes
     classes: tuple[str, ...]
     sweeps: int
+    anchors: AnchorConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +72,8 @@ class TeacherOutput:
         scores: Its probability of that ground-truth box's class.
         labels: Its most probable class there.
         answered: False where it has no box, and on padding.
-        lists: What it says at positive anchors and of its own detections: by array name
-            (``anchors/box``, ``detections/quality``), each frame's values.
+        anchors: At every anchor of ``info.anchors``.
+        lists: Of its own detections: by array name (``detections/quality``), each frame's values.
     """
 
     maps: Mapping[Target, Float[Tensor, "b _ h w"]]
@@ -63,6 +81,7 @@ class TeacherOutput:
     scores: Float[Tensor, "b m"]
     labels: Tensor
     answered: Bool[Tensor, "b m"]
+    anchors: AnchorOutput | None = None
     lists: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from frames.anchor_assign import positive_anchors
+from frames.anchors import AnchorConfig
 from frames.augment import BevAugment
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch, Boxes3D
-from frames.cell_masks import CellMask, foreground_cells
+from frames.cell_masks import AnchorMask, CellMask, foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from nets.box_features import at_box_points, relation
@@ -58,6 +60,8 @@ def teacher_rows(
         }
         reading = _Reading(output, shapes, b, gt.values, cells)
         ready = _box_arrays(output, b, len(gt))
+        if any(spec.places is Places.ANCHORS for spec in arrays):
+            ready |= _anchor_arrays(output, b, gt, masks)
         ready |= {places.index_array: at.numpy().astype(np.int32) for places, at in cells.items()}
         values = {
             spec.name: ready[spec.name] if spec.name in ready else reading.array(spec)
@@ -94,7 +98,7 @@ class _Reading:
         Raises:
             TeacherError: The teacher does not give it.
         """
-        if spec.places in (Places.ANCHORS, Places.DETECTIONS):
+        if spec.places is Places.DETECTIONS:
             return self._listed(spec.name)
         target = spec.target
         if spec.places is Places.BOXES and target is Target.BOX_CODE:
@@ -110,6 +114,9 @@ class _Reading:
 
     def _map(self, target: Target) -> Float[Tensor, "c h w"]:
         """One of the teacher's maps, held against its own grid: cells are read by their index."""
+        if target is Target.ANCHOR_LOGIT and self.output.anchors is not None:
+            logit = self.output.anchors.logit[self.b]
+            return logit.view(*self.shapes.grid.shape, -1).movedim(2, 0)
         if target not in self.output.maps:
             raise TeacherError(
                 f"the teacher gives no map {target!s}, which a method reads; it gives "
@@ -143,6 +150,33 @@ class _Reading:
                 "--methods"
             )
         return self.output.lists[name][self.b].to("cpu", copy=True).numpy()
+
+
+def anchors_of(masks: Sequence[CellMask]) -> AnchorConfig | None:
+    """The anchors of which a plan speaks; it has one table at most."""
+    tables = {mask.anchors for mask in masks if isinstance(mask, AnchorMask)}
+    return tables.pop() if tables else None
+
+
+def _anchor_arrays(
+    output: TeacherOutput, b: int, gt: Boxes3D, masks: Sequence[CellMask]
+) -> dict[str, npt.NDArray[Any]]:
+    """The teacher's boxes at the positive anchors of a frame."""
+    anchors = anchors_of(masks)
+    assert anchors is not None, "a plan with values at anchors has their mask"
+    if output.anchors is None:
+        raise TeacherError(
+            "the teacher gives no anchors, which a method reads: fill TeacherOutput.anchors, or "
+            "dump for other --methods"
+        )
+    index, owner = positive_anchors(anchors, gt)
+    at = index.to(output.anchors.box.device)
+    return {
+        "anchors/index": index.numpy().astype(np.int32),
+        "anchors/object": owner.numpy().astype(np.int32),
+        "anchors/box": _numpy(output.anchors.box[b, at]),
+        "anchors/direction": output.anchors.direction[b, at].cpu().numpy().astype(np.uint8),
+    }
 
 
 def _numpy(values: Tensor) -> npt.NDArray[Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from frames.boxes import BoxBatch, Boxes3D
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.loading import check_point_files, load_points
-from frames.nuscenes import read_frames
 from nets.center_loss import center_loss
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from frames.nuscenes import read_frames
+from frames.dataset import read_frames
 from runs.checkpoint import load_checkpoint
 from store.reader import open_cache
 from tests.command import command, succeed

@@ -15,11 +15,11 @@ from PIL import Image
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.cell_masks import foreground_cells
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.heatmap import on_grid
 from frames.loading import load_points
-from frames.nuscenes import read_frames
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
 from runs.metrics import last_values

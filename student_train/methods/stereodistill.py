@@ -7,7 +7,7 @@ XGD splits the box code of each positive anchor into position, size and heading.
 distilled where its pilots, student -> teacher and student -> truth, point the same way.
 CLD compares, at each cell, which of all its anchors and classes is the most likely one.
 
-Axes: N positive anchors, Q cells, A anchors of a cell, C classes. Codes: ``nets/anchor_code.py``.
+Axes: N positive anchors, Q cells, A anchors of a cell, C classes. Codes: ``frames/anchor_code.py``.
 """
 
 import math
@@ -19,7 +19,8 @@ from jaxtyping import Float
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from nets.anchor_code import decode_at_anchors, wrapped
+from frames.anchor_code import decode_at_anchors
+from frames.geometry import wrap_angle
 from student_train.methods.base import MethodConfig
 from student_train.methods.xgd import GateConfig, gate
 
@@ -188,7 +189,7 @@ def _pilot(
         start, end = decode_at_anchors(start, anchors), decode_at_anchors(end, anchors)
     way = end - start
     # The distance of headings has a minimum every half turn.
-    return torch.cat([way[:, :6], wrapped(way[:, HEADING], math.pi)], 1)
+    return torch.cat([way[:, :6], wrap_angle(way[:, HEADING], math.pi)], 1)
 
 
 def _distance(
@@ -210,7 +211,7 @@ def _flattened(logit: Float[Tensor, "q a c"], config: CldConfig) -> Float[Tensor
         return logit.flatten(1)[:, None]
     if config.flatten == "max_class":
         return logit.amax(2)[:, None]
-    # Slots are classes, then rotations (``nets/anchors.py``).
+    # Slots are classes, then rotations (``frames/anchors.py``).
     slots = torch.arange(anchors, device=logit.device)
     return logit[:, slots, slots // (anchors // classes)][:, None]
 

@@ -10,7 +10,7 @@ import torch
 from commands.carry_over import measure_carry_over
 from examples.geometric_teacher import factory
 from frames.augment import BevAugment
-from frames.nuscenes import read_frames
+from frames.dataset import read_frames
 from runs.config import load_config
 from store.reader import Cache, open_cache
 from student_train.config import StudentRun

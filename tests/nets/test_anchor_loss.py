@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nets.anchor_assign import BACKGROUND, IGNORED, Assignment, assign_anchors
-from nets.anchor_code import encode_at_anchors
+from frames.anchor_assign import BACKGROUND, IGNORED, Assignment, assign_anchors
+from frames.anchor_code import encode_at_anchors
+from frames.anchors import AnchorConfig
+from frames.grid import BEVGrid
 from nets.anchor_decode import AnchorDecodeConfig, decode, rotated_keep
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import (
@@ -16,10 +18,9 @@ from nets.anchor_loss import (
     direction,
     focal_loss,
 )
-from nets.anchors import AnchorConfig
 
 CONFIG = AnchorLossConfig()
-SMALL = AnchorConfig(x_range=(2, 18), y_range=(-8, 8), shape=(17, 17))
+SMALL = AnchorConfig(grid=BEVGrid(x_min=2, y_min=-8, cell_size=16 / 17, shape=(17, 17)))
 ANCHORS = SMALL.boxes()
 CARS = torch.tensor([[10.0, 0.3, -0.9, 3.7, 1.7, 1.5, 0.3], [5.0, -4.0, -1.0, 4.2, 1.5, 1.6, 2.5]])
 

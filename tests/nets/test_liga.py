@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from frames.anchors import AnchorConfig
+from frames.grid import BEVGrid
 from nets.anchor_head import AnchorHead, AnchorHeadConfig
-from nets.anchors import AnchorConfig
 from nets.bev_head import BEVHeadConfig
 from nets.depth_net import DepthBins
 from nets.depth_volume import DepthVolume, DepthVolumeConfig, stereo_depth_loss
@@ -39,11 +40,15 @@ SMALL = LigaConfig(
     bev=BEVHeadConfig(
         width=8,
         head=AnchorHeadConfig(channels=8, groups=4),
-        anchors=AnchorConfig(x_range=(2, 18), y_range=(-8, 8), shape=(16, 16)),
+        anchors=AnchorConfig(grid=BEVGrid(x_min=2, y_min=-8, cell_size=1, shape=(16, 16))),
     ),
 )
 # Focal length 40 pixels, centre of a 64 x 128 image; x forward becomes depth.
 CAMERA = torch.tensor([[64.0, -40.0, 0.0, 0.0], [32.0, 0.0, -40.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+
+
+def anchors_on(side: int) -> AnchorConfig:
+    return AnchorConfig(grid=BEVGrid(x_min=0, y_min=0, cell_size=1, shape=(side, side)))
 
 
 def count(module: nn.Module) -> int:
@@ -207,7 +212,7 @@ def test_no_gradient_reaches_the_depth_through_the_image_features():
 
 
 def test_the_heads_order_is_that_of_the_anchors():
-    anchors = AnchorConfig(shape=(2, 3), x_range=(0, 1), y_range=(0, 1))
+    anchors = AnchorConfig(grid=BEVGrid(x_min=0, y_min=0, cell_size=0.5, shape=(2, 3)))
     head = AnchorHead(AnchorHeadConfig(channels=4, groups=2), anchors)
     head.logit = nn.Conv2d(4, 18, 1)
     bev = torch.randn(1, 4, 2, 3)
@@ -219,7 +224,7 @@ def test_the_heads_order_is_that_of_the_anchors():
 
 
 def test_an_untrained_head_expects_nothing():
-    head = AnchorHead(AnchorHeadConfig(), AnchorConfig(shape=(4, 4)))
+    head = AnchorHead(AnchorHeadConfig(), anchors_on(4))
     maps = head(torch.zeros(1, 64, 4, 4))
     assert maps.logit.sigmoid().mean().item() == pytest.approx(0.01, abs=1e-3)
 
@@ -228,7 +233,7 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="multiples of 4"):
         Hourglass(2, 4, 4, 2)(torch.zeros(1, 4, 6, 8))
     with pytest.raises(ValueError, match="must be the same map"):
-        LigaConfig(bev=BEVHeadConfig(anchors=AnchorConfig(shape=(8, 8))))
+        LigaConfig(bev=BEVHeadConfig(anchors=anchors_on(8)))
     with pytest.raises(ValueError, match="pool_z 3"):
         VoxelVolumeConfig(pool_z=3)
     with pytest.raises(ValueError, match=r"\(62, 128\) pixels: expected multiples of 4"):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from frames.anchors import AnchorConfig
+from frames.grid import BEVGrid
 from nets.anchor_head import AnchorHeadConfig
-from nets.anchors import AnchorConfig
 from nets.bev_head import BEVHeadConfig
 from nets.second import Second, SecondConfig
 from nets.voxelize import VoxelGrid, voxelize
@@ -12,7 +13,7 @@ SMALL = SecondConfig(
     voxels=VoxelGrid(range_min=(2, -8, -3), range_max=(18, 8, 1), voxel_size=(0.25, 0.25, 0.1)),
     bev=BEVHeadConfig(
         head=AnchorHeadConfig(groups=0),
-        anchors=AnchorConfig(x_range=(2, 18), y_range=(-8, 8), shape=(16, 16)),
+        anchors=AnchorConfig(grid=BEVGrid(x_min=2, y_min=-8, cell_size=1, shape=(16, 16))),
     ),
 )
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
+from frames.dataset import read_frames
 from frames.detections import Detections
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.nuscenes import read_frames
 from runs.evaluate import COLOURS, detect_all, draw_pictures, spread_evenly
 from tests.tiny import student_run
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.nuscenes import read_frames
 from store.reader import Cache, open_cache
 from student_train.config import StudentRun
 from tests.command import succeed

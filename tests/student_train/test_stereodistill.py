@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nets.anchors import AnchorConfig
+from frames.anchors import AnchorConfig
 from student_train.methods.stereodistill import (
     AnchorXgdConfig,
     CldConfig,

@@ -10,11 +10,11 @@ from frames.augment import BevAugment
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
+from frames.dataset import read_frames
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD, center_heatmap
 from frames.loading import load_points
-from frames.nuscenes import read_frames
 from nets.center_head import codes_at
 from runs.checkpoint import load_checkpoint
 from store.reader import Cache, open_cache

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.nuscenes import read_frames
 from runs.checkpoint import load_checkpoint
 from teacher_dump.teachers import CenterPointTeacher
 from tests.teacher_dump.untrained import write_untrained_teacher

@@ -12,10 +12,10 @@ import torch
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
-from frames.nuscenes import read_frames
 from nets.center_head import CenterMaps
 from runs.checkpoint import load_checkpoint
 from store.choices import Coverage

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.nuscenes import read_frames
 from store.errors import FingerprintError, RowValueError
 from store.rows import rows_of_frames
 from store.schema import Need, Places, Target

@@ -12,9 +12,9 @@ from torch import Tensor
 from examples.geometric_teacher import GRID, REACH, GeometricTeacher, factory, measure
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
-from frames.nuscenes import read_frames
 from runs.config import load_config
 from store.reader import open_cache
 from store.schema import ArraySpec, Places, Target

@@ -10,9 +10,9 @@ import torch
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
+from frames.dataset import read_frames
 from frames.errors import DataError
 from frames.frame import Frame
-from frames.nuscenes import read_frames
 from store.choices import Encoding
 from store.errors import FingerprintError
 from store.reader import Cache, open_cache

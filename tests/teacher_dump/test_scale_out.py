@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
 
-from frames.nuscenes import read_frames
+from frames.dataset import read_frames
 from teacher_dump import part_task
 from teacher_dump.scale_out import able_workers, workers_there
 from teacher_dump.workforce import GPU, Workforce

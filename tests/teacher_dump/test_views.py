@@ -8,10 +8,10 @@ import torch
 
 from frames.augment import BevAugment
 from frames.cell_masks import foreground_cells
+from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
-from frames.nuscenes import read_frames
 from store.choices import Coverage
 from store.reader import Cache, open_cache
 from store.schema import DrawnViews, Need, Places, Target

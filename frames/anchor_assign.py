@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from nets.anchor_code import wrapped
-from nets.anchors import AnchorConfig
+from frames.anchors import BOX_CODE, AnchorClass, AnchorConfig
+from frames.boxes import Boxes3D
+from frames.geometry import wrap_angle
 
 IGNORED, BACKGROUND = -2, -1
 
@@ -52,7 +54,7 @@ def assign_anchors(
     Source: specification, part 1; OpenPCDet, ``axis_aligned_target_assigner.py``. There the
     returned indices count among the boxes of the anchor's class; here among all.
     """
-    shape = (*config.shape, len(config.classes), len(config.rotations))
+    shape = (config.grid.num_cells, len(config.classes), len(config.rotations))
     label = torch.full(shape, BACKGROUND, device=boxes.device)
     box = torch.zeros_like(label)
     table = anchors.view(*shape, anchors.shape[-1])
@@ -60,15 +62,35 @@ def assign_anchors(
         own = (labels == index).nonzero().squeeze(1)
         if len(own) == 0:
             continue
-        overlap = nearest_overlaps(table[:, :, index].flatten(0, 2), boxes[own])
+        near = _cells_near(config, kind, table, boxes[own])
+        overlap = nearest_overlaps(table[near, index].flatten(0, 1), boxes[own])
         most, which = overlap.max(1)
-        best = overlap.max(0).values
+        best = overlap.amax(0) if len(near) else overlap.new_zeros(len(own))
         chosen = (most >= kind.positive_iou) | ((overlap == best) & (best > 0)).any(1)
         ignored = ~chosen & (most >= kind.negative_iou)
         of_class = torch.where(chosen, index, torch.where(ignored, IGNORED, BACKGROUND))
-        label[:, :, index] = of_class.view(shape[0], shape[1], shape[3])
-        box[:, :, index] = own[which].view(shape[0], shape[1], shape[3])
+        label[near, index] = of_class.view(-1, shape[2])
+        box[near, index] = own[which].view(-1, shape[2])
     return Assignment(label.flatten(), box.flatten())
+
+
+def positive_anchors(
+    config: AnchorConfig, boxes: Boxes3D
+) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
+    """The positive anchors of a frame.
+
+    Returns:
+        Their indices, ascending, and the index of the object each answers for.
+    """
+    found = assign_anchors(config, anchor_table(config), boxes.values[:, :BOX_CODE], boxes.labels)
+    index = found.positive.nonzero().squeeze(1)
+    return index, found.box[index]
+
+
+@lru_cache(maxsize=4)
+def anchor_table(config: AnchorConfig) -> Float[Tensor, "n 7"]:
+    """``config.boxes()``, made once."""
+    return config.boxes()
 
 
 def nearest_overlaps(
@@ -83,7 +105,21 @@ def nearest_overlaps(
     return shared / (area_a[:, None] + area_b - shared).clamp(min=1e-6)
 
 
+def _cells_near(
+    config: AnchorConfig,
+    kind: AnchorClass,
+    table: Float[Tensor, "cells classes rotations 7"],
+    boxes: Float[Tensor, "m 7"],
+) -> Int64[Tensor, " near"]:
+    """Cells where an anchor of the class can reach one of the boxes; the others overlap none."""
+    cols = config.grid.shape[1]
+    x, y = table[:cols, 0, 0, 0], table[::cols, 0, 0, 1]
+    reach = (boxes[:, 3:5].amax(1, keepdim=True) + max(kind.size[:2])) / 2
+    in_col, in_row = (x - boxes[:, :1]).abs() < reach, (y - boxes[:, 1:2]).abs() < reach
+    return (in_row[:, :, None] & in_col[:, None]).any(0).flatten().nonzero().squeeze(1)
+
+
 def _corners(boxes: Float[Tensor, "n 7"]) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
-    across = wrapped(boxes[:, 6], math.pi).abs() >= math.pi / 4
+    across = wrap_angle(boxes[:, 6], math.pi).abs() >= math.pi / 4
     half = torch.where(across[:, None], boxes[:, [4, 3]], boxes[:, 3:5]) / 2
     return boxes[:, :2] - half, boxes[:, :2] + half

@@ -4,11 +4,11 @@ A code is seven numbers: x y over the anchor's diagonal, z over its height, natu
 the ratios of l w h, and the difference of the yaws (StereoDistill specification, part 1).
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from frames.geometry import wrap_angle
 
 
 def encode_at_anchors(
@@ -20,7 +20,7 @@ def encode_at_anchors(
     """
     centre = (boxes[..., :3] - anchors[..., :3]) / _scale(anchors)
     size = (boxes[..., 3:6] / anchors[..., 3:6]).log()
-    return torch.cat([centre, size, wrapped(boxes[..., 6:] - anchors[..., 6:], math.tau)], -1)
+    return torch.cat([centre, size, wrap_angle(boxes[..., 6:] - anchors[..., 6:])], -1)
 
 
 def decode_at_anchors(
@@ -30,11 +30,6 @@ def decode_at_anchors(
     centre = codes[..., :3] * _scale(anchors) + anchors[..., :3]
     size = codes[..., 3:6].exp() * anchors[..., 3:6]
     return torch.cat([centre, size, codes[..., 6:] + anchors[..., 6:]], -1)
-
-
-def wrapped(angle: Float[Tensor, "*n"], period: float) -> Float[Tensor, "*n"]:
-    """The same angle in [-period / 2, period / 2)."""
-    return angle - ((angle / period) + 0.5).floor() * period
 
 
 def _scale(anchors: Float[Tensor, "*n 7"]) -> Float[Tensor, "*n 3"]:

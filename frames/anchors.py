@@ -7,10 +7,14 @@ it. Source of the defaults: LIGA-Stereo's KITTI configs (StereoDistill specifica
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
+from frames.grid import BEVGrid
+
 BOX_CODE = 7
+# LIGA-Stereo, kitti configs: 2..59.6 x -30.4..30.4 m in cells of 0.2 m.
+LIGA_GRID = BEVGrid(x_min=2.0, y_min=-30.4, cell_size=0.2, shape=(304, 288))
 
 
 class AnchorClass(BaseModel):
@@ -50,19 +54,15 @@ class AnchorConfig(BaseModel):
     """Where the anchors lie.
 
     Attributes:
-        x_range: Of the map, metres. The outermost anchors lie on its edges, so that anchors are
-            a little further apart than cells (OpenPCDet's ``align_center=False``).
-        y_range: Likewise.
-        shape: (H, W) of the map, cells.
+        grid: Of the map. The outermost anchors lie on its edges, so that anchors are a little
+            further apart than cells (OpenPCDet's ``align_center=False``).
         classes: In the order of the labels.
         rotations: Yaws, radians. Not quite a right angle in the published configs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    x_range: tuple[float, float] = (2.0, 59.6)
-    y_range: tuple[float, float] = (-30.4, 30.4)
-    shape: tuple[PositiveInt, PositiveInt] = (304, 288)
+    grid: BEVGrid = LIGA_GRID
     classes: tuple[AnchorClass, ...] = Field(KITTI_ANCHORS, min_length=1)
     rotations: tuple[float, ...] = Field((0.0, 1.57), min_length=1)
 
@@ -74,17 +74,18 @@ class AnchorConfig(BaseModel):
     @property
     def count(self) -> int:
         """Anchors on the map."""
-        rows, cols = self.shape
-        return rows * cols * self.per_cell
+        return self.grid.num_cells * self.per_cell
 
     def boxes(self) -> Float[Tensor, "n 7"]:
         """All anchors as x y z l w h yaw: gravity centre, metres, radians."""
-        rows, cols = self.shape
+        rows, cols = self.grid.shape
+        x, y = self.grid.x_min, self.grid.y_min
+        x_max, y_max = x + cols * self.grid.cell_size, y + rows * self.grid.cell_size
         sizes = torch.tensor([kind.size for kind in self.classes])
         heights = torch.tensor([kind.bottom for kind in self.classes]) + sizes[:, 2] / 2
         table = torch.empty(rows, cols, len(self.classes), len(self.rotations), BOX_CODE)
-        table[..., 0] = torch.linspace(*self.x_range, cols)[:, None, None]
-        table[..., 1] = torch.linspace(*self.y_range, rows)[:, None, None, None]
+        table[..., 0] = torch.linspace(x, x_max, cols)[:, None, None]
+        table[..., 1] = torch.linspace(y, y_max, rows)[:, None, None, None]
         table[..., 2] = heights[:, None]
         table[..., 3:6] = sizes[:, None]
         table[..., 6] = torch.tensor(self.rotations)

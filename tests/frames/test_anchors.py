@@ -5,18 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nets.anchor_assign import (
+from frames.anchor_assign import (
     BACKGROUND,
     IGNORED,
     Assignment,
     assign_anchors,
     nearest_overlaps,
 )
-from nets.anchor_code import decode_at_anchors, encode_at_anchors, wrapped
-from nets.anchors import KITTI_ANCHORS, AnchorConfig
+from frames.anchor_code import decode_at_anchors, encode_at_anchors
+from frames.anchors import KITTI_ANCHORS, AnchorConfig
+from frames.geometry import wrap_angle
+from frames.grid import BEVGrid
 
 LIGA = AnchorConfig()
-SMALL = AnchorConfig(x_range=(0, 8), y_range=(-2, 2), shape=(5, 9))
+SMALL = AnchorConfig(grid=BEVGrid(x_min=0, y_min=-2.5, cell_size=0.9, shape=(5, 9)))
 
 
 def test_the_published_grid():
@@ -54,14 +56,7 @@ def test_codes_and_boxes_go_round(seed: int):
     anchors = LIGA.boxes()[torch.randint(LIGA.count, (9,))]
     back = decode_at_anchors(encode_at_anchors(boxes, anchors), anchors)
     assert torch.allclose(back[:, :6], boxes[:, :6], atol=1e-4)
-    assert wrapped(back[:, 6] - boxes[:, 6], math.tau).abs().max() < 1e-5
-
-
-def test_wrapping_keeps_the_lower_end_and_leaves_the_upper():
-    ends = torch.tensor([-math.pi, math.pi, 0.25, 3 * math.pi])
-    assert wrapped(ends, math.tau).tolist() == pytest.approx(
-        [-math.pi, -math.pi, 0.25, -math.pi], abs=1e-6
-    )
+    assert wrap_angle(back[:, 6] - boxes[:, 6]).abs().max() < 1e-5
 
 
 def test_overlaps_worked_by_hand():
@@ -162,4 +157,10 @@ def test_mirrored_objects_have_mirrored_anchors():
 
 def test_no_objects_leave_background():
     found = assign(SMALL, torch.zeros(0, 7), torch.zeros(0, dtype=torch.int64))
+    assert (found.label == BACKGROUND).all()
+
+
+def test_an_object_off_the_map_has_no_anchors():
+    boxes = torch.tensor([[-90.0, 0, 0, 4, 2, 1.5, 0]])
+    found = assign(SMALL, boxes, torch.zeros(1, dtype=torch.int64))
     assert (found.label == BACKGROUND).all()
