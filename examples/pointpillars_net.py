@@ -18,10 +18,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from examples.onnx_file import OnnxNode, read_onnx
+from frames.anchors import BOX_CODE
 from frames.detection_classes import KITTI_CLASSES
 from frames.grid import BEVGrid
 from nets.anchor_head import DIRECTIONS, AnchorMaps
-from nets.anchors import BOX_CODE
 from teacher_dump.errors import TeacherError
 
 BACKBONE_FILE, ENCODER_FILE = "backbone_head_int8.onnx", "pfn_fitted.npz"
@@ -29,6 +29,8 @@ BACKBONE_FILE, ENCODER_FILE = "backbone_head_int8.onnx", "pfn_fitted.npz"
 PILLARS = BEVGrid(x_min=0.0, y_min=-39.68, cell_size=0.16, shape=(496, 432))
 Z_RANGE = (-3.0, 1.0)
 POINTS_OF_PILLAR = 32
+# Pillars along a side of the head's cells.
+STRIDE = 4
 POINT_FEATURES, CHANNELS = 10, 64
 # Largest values of the chip's unsigned and signed bytes.
 UNSIGNED, SIGNED = (0.0, 255.0), (-128.0, 127.0)
@@ -123,8 +125,9 @@ def gather_pillars(
     inside = PILLARS.contains(exact[:, :2])
     inside &= (exact[:, 2] >= Z_RANGE[0]) & (exact[:, 2] < Z_RANGE[1])
     cells, order = PILLARS.cell_index(exact[inside, :2]).sort(stable=True)
-    cell, pillar, count = cells.unique_consecutive(return_inverse=True, return_counts=True)
-    first = count.cumsum(0) - count
+    count = torch.bincount(cells, minlength=PILLARS.num_cells)
+    cell = count.nonzero().squeeze(1)
+    pillar, first = torch.searchsorted(cell, cells), (count.cumsum(0) - count)[cell]
     kept = torch.arange(len(cells), device=cloud.device) - first[pillar] < POINTS_OF_PILLAR
     return cloud[inside][order][kept], cell, pillar[kept]
 
@@ -202,15 +205,22 @@ def _layer(node: OnnxNode, after: OnnxNode | None = None) -> Saturating:
     # Weights are stored (out, height, width, in).
     weight = weight.permute(0, 3, 1, 2) * scale.view(-1, 1, 1, 1)
     bias = bias * 2.0 ** torch.tensor(attributes["bias_offset"]).float() * scale
-    shape = {name: attributes[name] for name in ("kernel_size", "stride", "padding")}
+    kernel, stride, padding = (
+        _pair(attributes[name]) for name in ("kernel_size", "stride", "padding")
+    )
     kind = nn.ConvTranspose2d if node.operator == "ConvTranspose" else nn.Conv2d
-    convolution = kind(weight.shape[1], weight.shape[0], **shape)
+    convolution = kind(weight.shape[1], weight.shape[0], kernel, stride, padding)
     if node.operator == "ConvTranspose":
         # Stored as the kernel of the convolution that does the same: turned by half a turn.
         weight = weight.flip(2, 3).transpose(0, 1)
     convolution.load_state_dict({"weight": weight, "bias": bias})
     low, high = UNSIGNED if attributes.get("nonlinear") == (1,) else SIGNED
     return Saturating(convolution, (low * _scale(after), high * _scale(after)))
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    down, across = values
+    return down, across
 
 
 def _scale(after: OnnxNode | None) -> float:
