@@ -39,7 +39,7 @@ from student_train.methods.imitation import feature_loss, heatmap_loss
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import centerpoint
+from teacher_dump.teachers import from_checkpoint
 
 TARGETS = (Target.BEV_LOW, Target.BEV_HIGH, Target.HEATMAP_LOGIT)
 COMPRESSIONS: dict[str, Any] = {
@@ -100,7 +100,7 @@ def main(
     blosc.set_nthreads(1)
     torch.manual_seed(seed)
     random.seed(seed)
-    teacher = centerpoint(checkpoint, torch.device("cpu"))
+    teacher = from_checkpoint(checkpoint, torch.device("cpu"))
     split = read_frames(load_config(config, TeacherRun, data__root=data_root).data)
     chosen = [split[at * len(split) // frames] for at in range(min(frames, len(split)))]
     everything = list(read_features(teacher, chosen))

@@ -22,9 +22,10 @@ from store.choices import Coverage
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
 from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
-from teacher_dump.centerpoint import CenterPoint
 from teacher_dump.config import TeacherRun
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.protocol import Teacher
+from teacher_dump.teachers import own_teacher
+from teacher_dump.train import teacher_training
 
 Row = dict[str, npt.NDArray[Any]]
 
@@ -172,7 +173,7 @@ def a_world(folder: Path) -> list[Frame]:
     return read_frames(_run("demo", folder).data)
 
 
-def real_teacher(folder: Path, config: str) -> tuple[CenterPointTeacher, DatasetConfig]:
+def real_teacher(folder: Path, config: str) -> tuple[Teacher, DatasetConfig]:
     """A CenterPoint with random weights, for the frames of :func:`a_world`.
 
     Args:
@@ -184,8 +185,8 @@ def real_teacher(folder: Path, config: str) -> tuple[CenterPointTeacher, Dataset
     torch.manual_seed(0)
     checkpoint = folder / f"{config}.pt"
     document = run.model_dump(mode="json")
-    save_checkpoint(checkpoint, "teacher", document, CenterPoint(run.teacher), {})
-    return CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu")), data
+    save_checkpoint(checkpoint, "teacher", document, teacher_training(run).network, {})
+    return own_teacher(load_checkpoint(checkpoint), torch.device("cpu")), data
 
 
 def _run(config: str, folder: Path) -> TeacherRun:

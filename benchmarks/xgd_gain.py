@@ -36,7 +36,7 @@ from store.reader import open_cache
 from student_train.config import StudentRun
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from teacher_dump.train import train_teacher
 
 ARMS = "none,imitation,xgd,xgd+imitation"
@@ -83,7 +83,7 @@ def _prepare(configs: Path, out: Path, student: StudentRun) -> tuple[Path, Resul
     checkpoint, device = load_checkpoint(path, "teacher"), torch.device("cpu")
     store = out / "store"
     every = student.model_copy(update={"method": "xgd+imitation"})
-    steps.ensure_cache(CenterPointTeacher(checkpoint, device), every, store)
+    steps.ensure_cache(own_teacher(checkpoint, device), every, store)
     record = out / "teacher" / "result.json"
     if not record.is_file():
         data = run.data.model_copy(update={"split": VAL_SPLIT})

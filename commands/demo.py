@@ -25,7 +25,7 @@ from student_train.methods.xgd import COMPONENTS
 from student_train.registry import parse_methods
 from student_train.train import train_student
 from teacher_dump.config import TeacherRun
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from teacher_dump.train import train_teacher
 
 VAL_SPLIT = "world_val"
@@ -56,7 +56,7 @@ def run_demo(configs: Path, out: Path, methods: Sequence[str]) -> None:
     console.rule("2 of 5 · the LiDAR teacher")
     checkpoint = train_teacher(teacher_run, out / "teacher", resume=True, device=DEVICE)
     console.rule("3 of 5 · its cache: what the students' losses read, once")
-    teacher = CenterPointTeacher(load_checkpoint(checkpoint, "teacher"), torch.device(DEVICE))
+    teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device(DEVICE))
     store = out / "store"
     every_method = "+".join(dict.fromkeys(n for m in methods for n in parse_methods(m)))
     needy = student_run.model_copy(update={"method": every_method or "none"})

@@ -35,7 +35,7 @@ from teacher_dump.config import TeacherRun
 from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +239,9 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
     source = f"checkpoint {checkpoint.sha256[:12]}"
     if checkpoint.kind == "teacher":
         teacher_run = parse_config(checkpoint.config, TeacherRun, source)
-        teacher = CenterPointTeacher(checkpoint, device)
-        return Detector(
-            "teacher", "lidar", teacher.detect, teacher_run.data, teacher_run.teacher.grid
-        )
+        teacher = own_teacher(checkpoint, device)
+        grid = teacher.info.shapes.grid
+        return Detector("teacher", "lidar", teacher.detect, teacher_run.data, grid)
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
     return Detector("student", "camera", student.detect, run.data, run.student.grid)

@@ -63,6 +63,12 @@ AnyMask = GaussianMask | FootprintMask | RandomMask | AnchorMask
 CellMask = Annotated[AnyMask, Field(discriminator="kind")]
 
 
+def anchors_of(masks: Iterable[AnyMask]) -> AnchorConfig | None:
+    """The anchors of which a plan speaks; it has one table at most."""
+    tables = {mask.anchors for mask in masks if isinstance(mask, AnchorMask)}
+    return tables.pop() if tables else None
+
+
 def foreground_cells(
     boxes: Boxes3D,
     grid: BEVGrid,

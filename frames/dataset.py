@@ -24,6 +24,19 @@ DatasetConfig = Annotated[
 ]
 
 
+def check_classes(network: tuple[str, ...], data: NuScenesConfig | KittiConfig) -> None:
+    """Refuse a network that detects other classes than the data have.
+
+    Raises:
+        ValueError: They differ, or are in another order.
+    """
+    if network != data.classes:
+        raise ValueError(
+            f"the network detects {', '.join(network)}; {data.dataset} gives "
+            f"{', '.join(data.classes)}: change data.dataset, data.classes or the network"
+        )
+
+
 def read_frames(config: NuScenesConfig | KittiConfig, limit: int | None = None) -> list[Frame]:
     """The frames of a split of either data set; see the readers.
 

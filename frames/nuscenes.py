@@ -80,9 +80,14 @@ class NuScenesConfig(BaseModel):
     cameras: tuple[CameraName, ...] = CAMERAS
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """What counts; labels index this tuple."""
+        return DETECTION_CLASSES
+
+    @property
     def ground_truth_filter(self) -> dict[str, Any]:
         """What decides which annotations are ground truth; part of a cache's fingerprint."""
-        return {"classes": list(DETECTION_CLASSES), "min_points": self.min_points}
+        return {"classes": list(self.classes), "min_points": self.min_points}
 
 
 def read_frames(config: NuScenesConfig, limit: int | None = None) -> list[Frame]:

@@ -12,8 +12,10 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from frames.anchor_assign import IGNORED, Assignment
+from frames.anchor_assign import IGNORED, Assignment, assign_anchors
 from frames.anchor_code import decode_at_anchors, encode_at_anchors
+from frames.anchors import BOX_CODE, AnchorConfig
+from frames.boxes import BoxBatch
 from frames.rotated_iou import iou_3d
 from nets.anchor_head import DIRECTIONS, AnchorMaps
 
@@ -86,6 +88,23 @@ def anchor_loss(
         name: (term if name == "classes" else term.sum() / few) / frames
         for name, term in terms.items()
     }
+
+
+def detection_loss(
+    maps: AnchorMaps,
+    boxes: BoxBatch,
+    config: AnchorConfig,
+    anchors: Float[Tensor, "n 7"],
+    loss: AnchorLossConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """The terms of :func:`anchor_loss` against ground truth that has no anchors yet."""
+    objects = [own[valid, :BOX_CODE] for own, valid in zip(boxes.values, boxes.valid, strict=True)]
+    labels = [own[valid] for own, valid in zip(boxes.labels, boxes.valid, strict=True)]
+    assignments = [
+        assign_anchors(config, anchors, own, label)
+        for own, label in zip(objects, labels, strict=True)
+    ]
+    return anchor_loss(maps, assignments, objects, anchors, loss)
 
 
 def focal_loss(

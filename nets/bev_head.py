@@ -39,11 +39,13 @@ class BEVHeadMaps:
         low: Before the hourglass (F_BEV).
         high: After it.
         anchors: Predictions.
+        table: Of which anchors: ``AnchorConfig.boxes()`` on their device.
     """
 
     low: Float[Tensor, "b c h w"]
     high: Float[Tensor, "b c h w"]
     anchors: AnchorMaps
+    table: Float[Tensor, "n 7"]
 
 
 class BEVHead(nn.Module):
@@ -54,8 +56,11 @@ class BEVHead(nn.Module):
         in_channels: Of the BEV map, heights merged.
     """
 
+    table: Tensor
+
     def __init__(self, config: BEVHeadConfig, in_channels: int) -> None:
         super().__init__()
+        self.register_buffer("table", config.anchors.boxes(), persistent=False)
         channels, groups = config.head.channels, config.head.groups
         self.conv = nn.Sequential(
             conv_norm(2, in_channels, channels, groups=groups), nn.ReLU(inplace=True)
@@ -67,4 +72,4 @@ class BEVHead(nn.Module):
         """Refined maps and predictions."""
         low = self.conv(bev)
         high = self.hourglass(low)
-        return BEVHeadMaps(low, high, self.head(high))
+        return BEVHeadMaps(low, high, self.head(high), self.table)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from frames.boxes import Boxes3D
+from frames.cell_masks import anchors_of
 from store.choices import Encoding
 from store.encoding import decode, encode, is_writable, largest_error
 from store.errors import DamagedRowError, RowValueError
@@ -162,7 +163,7 @@ def _all_finite(values: npt.NDArray[Any]) -> bool:
 
 
 def _index_sizes(fingerprint: Fingerprint) -> dict[str, int]:
-    """How many cells or classes there are to choose from, by the array that chooses."""
+    """How many cells, anchors or classes there are to choose from, by the array that chooses."""
     sizes = {GT_LABELS.name: len(fingerprint.classes)}
     kinds = {spec.places for spec in fingerprint.arrays}
     if Places.CELLS in kinds:
@@ -170,13 +171,15 @@ def _index_sizes(fingerprint: Fingerprint) -> dict[str, int]:
     # An odd number of cells has no half.
     if Places.COARSE_CELLS in kinds:
         sizes[Places.COARSE_CELLS.index_array] = fingerprint.grid.coarser.num_cells
+    if anchors := anchors_of(fingerprint.masks):
+        sizes[Places.ANCHORS.index_array] = anchors.count
     return sizes
 
 
 def _index_fault(
     stored: dict[str, npt.NDArray[Any]], sizes: dict[str, int]
 ) -> tuple[str, str] | None:
-    """The first array, of those there, that counts beyond the grid or the classes; and how."""
+    """The first array, of those there, that counts beyond what there is; and how."""
     for name, size in sizes.items():
         values = stored.get(name)
         if values is not None and _largest(values) >= size:

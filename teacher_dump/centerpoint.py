@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.center_decode import CenterDecodeConfig
@@ -41,6 +42,7 @@ class CenterPointConfig(BaseModel):
     """Parts of the network; they must fit together.
 
     Attributes:
+        network: Tells teachers apart in a TOML.
         grid: Of all BEV maps.
         encoder: Points to the low-level BEV map.
         backbone: Low-level to high-level BEV map.
@@ -51,6 +53,7 @@ class CenterPointConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    network: Literal["centerpoint"] = "centerpoint"
     grid: BEVGrid
     encoder: Annotated[VoxelEncoding | PillarEncoding, Field(discriminator="kind")]
     backbone: BEVBackboneConfig
@@ -80,6 +83,11 @@ class CenterPointConfig(BaseModel):
         if wrong:
             raise ValueError("parts do not fit together: " + "; ".join(wrong))
         return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it detects, in the order of labels."""
+        return DETECTION_CLASSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import torch
 
 from frames.anchor_assign import positive_anchors
 from frames.anchors import AnchorConfig
+from frames.cell_masks import anchors_of
 from frames.dataset import DatasetConfig
 from frames.frame import Frame
 from store.choices import Coverage, Encoding
@@ -28,7 +29,7 @@ from store.schema import (
 )
 from store.writer import StoreWriter
 from teacher_dump.protocol import Teacher
-from teacher_dump.teacher_rows import anchors_of, cells_at, teacher_rows
+from teacher_dump.teacher_rows import cells_at, teacher_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from frames.anchor_assign import positive_anchors
-from frames.anchors import AnchorConfig
 from frames.augment import BevAugment
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch, Boxes3D
-from frames.cell_masks import AnchorMask, CellMask, foreground_cells
+from frames.cell_masks import CellMask, anchors_of, foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from nets.box_features import at_box_points, relation
@@ -150,12 +149,6 @@ class _Reading:
                 "--methods"
             )
         return self.output.lists[name][self.b].to("cpu", copy=True).numpy()
-
-
-def anchors_of(masks: Sequence[CellMask]) -> AnchorConfig | None:
-    """The anchors of which a plan speaks; it has one table at most."""
-    tables = {mask.anchors for mask in masks if isinstance(mask, AnchorMask)}
-    return tables.pop() if tables else None
 
 
 def _anchor_arrays(

@@ -19,14 +19,14 @@ from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
-from teacher_dump.centerpoint import CenterPoint, CenterPointMaps
+from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPointMaps
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
-from teacher_dump.protocol import TeacherInfo, TeacherOutput
+from teacher_dump.protocol import Teacher, TeacherInfo, TeacherOutput
 
 
-def centerpoint(checkpoint: Path | None, device: torch.device) -> "CenterPointTeacher":
-    """A CenterPoint from a checkpoint of ``train-teacher``.
+def from_checkpoint(checkpoint: Path | None, device: torch.device) -> Teacher:
+    """The teacher of a checkpoint of ``train-teacher``.
 
     Raises:
         TeacherError: No checkpoint given.
@@ -34,14 +34,31 @@ def centerpoint(checkpoint: Path | None, device: torch.device) -> "CenterPointTe
     """
     if checkpoint is None:
         raise TeacherError("this teacher needs --checkpoint, the teacher.pt of train-teacher")
-    return CenterPointTeacher(load_checkpoint(checkpoint, "teacher"), device)
+    return own_teacher(load_checkpoint(checkpoint, "teacher"), device)
+
+
+def own_teacher(checkpoint: Checkpoint, device: torch.device) -> Teacher:
+    """The same of a checkpoint that has been read."""
+    run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
+    if isinstance(run.teacher, CenterPointConfig):
+        return CenterPointTeacher(checkpoint, run, device)
+    # Here, for spconv takes seconds to import and other teachers need none of it.
+    from teacher_dump.second_teacher import SecondTeacher
+
+    return SecondTeacher(checkpoint, run, device)
 
 
 class CenterPointTeacher:
-    """CenterPoint frozen in eval mode; its box for an object is read at the centre cell."""
+    """CenterPoint frozen in eval mode; its box for an object is read at the centre cell.
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
+    Args:
+        checkpoint: A ``teacher.pt``.
+        run: Its resolved config.
+        device: Where to run.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, run: TeacherRun, device: torch.device) -> None:
+        assert isinstance(run.teacher, CenterPointConfig)
         self.device = device
         self.config = run.teacher
         self.network = CenterPoint(run.teacher).to(device)

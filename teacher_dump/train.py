@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.loading import check_point_files, load_points
+from nets.anchor_loss import detection_loss
 from nets.center_loss import center_loss
+from nets.voxelize import voxelize
 from runs.checkpoint import is_finished, save_checkpoint
-from runs.fit import Training, fit, seed_run
+from runs.fit import FitConfig, Training, fit, seed_run
 from runs.folder import claim_folder
 from runs.sampler import Example, TrainingData
-from teacher_dump.centerpoint import CenterPoint
+from teacher_dump.centerpoint import CenterPoint, CenterPointConfig
 from teacher_dump.config import TeacherRun
+from teacher_dump.second_config import SecondTeacherConfig
 
 CHECKPOINT_NAME = "teacher.pt"
 
@@ -55,17 +58,9 @@ class PointDataset(TrainingData[tuple[Tensor, Boxes3D]]):
 
 
 class TeacherTraining(Training):
-    """CenterPoint under its detection loss."""
+    """A teacher under its detection loss."""
 
-    def __init__(self, run: TeacherRun) -> None:
-        super().__init__(run.fit)
-        self.network = CenterPoint(run.teacher)
-
-    def loss_terms(self, batch: PointBatch) -> dict[str, Tensor]:
-        """Heatmap and box terms."""
-        config = self.network.config
-        maps = self.network(batch.points)
-        return center_loss(maps.head, batch.boxes, config.grid, config.loss)
+    network: nn.Module
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, _dataloader_idx: int
@@ -73,6 +68,47 @@ class TeacherTraining(Training):
         """Move clouds and boxes."""
         points = [cloud.to(device, non_blocking=True) for cloud in batch.points]
         return PointBatch(points, batch.boxes.to(device))
+
+
+class CenterPointTraining(TeacherTraining):
+    """CenterPoint: heatmap and box terms."""
+
+    def __init__(self, config: CenterPointConfig, fit_config: FitConfig) -> None:
+        super().__init__(fit_config)
+        self.config = config
+        self.network = CenterPoint(config)
+
+    def loss_terms(self, batch: PointBatch) -> dict[str, Tensor]:
+        """See :class:`runs.fit.Training`."""
+        maps = self.network(batch.points)
+        return center_loss(maps.head, batch.boxes, self.config.grid, self.config.loss)
+
+
+class SecondTraining(TeacherTraining):
+    """SECOND: class, box, IoU and direction terms."""
+
+    def __init__(self, config: SecondTeacherConfig, fit_config: FitConfig) -> None:
+        super().__init__(fit_config)
+        # Here, for spconv takes seconds to import and other teachers need none of it.
+        from nets.second import Second
+
+        self.config = config
+        self.network = Second(config)
+
+    def loss_terms(self, batch: PointBatch) -> dict[str, Tensor]:
+        """See :class:`runs.fit.Training`."""
+        points = [cloud[:, : self.config.in_channels] for cloud in batch.points]
+        maps = self.network(voxelize(points, self.config.voxels)).bev
+        return detection_loss(
+            maps.anchors, batch.boxes, self.config.bev.anchors, maps.table, self.config.loss
+        )
+
+
+def teacher_training(run: TeacherRun) -> TeacherTraining:
+    """The training of the run's network."""
+    if isinstance(run.teacher, CenterPointConfig):
+        return CenterPointTraining(run.teacher, run.fit)
+    return SecondTraining(run.teacher, run.fit)
 
 
 def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) -> Path:
@@ -88,7 +124,7 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
     check_point_files(frames)
     claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
-    training = TeacherTraining(run)
+    training = teacher_training(run)
     data = PointDataset(frames, run)
     fit(training, data, out_dir, resume=resume, device=device, name=run.name)
     notes = {"frames": len(frames), "split": run.data.split}

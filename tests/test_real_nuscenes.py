@@ -27,7 +27,7 @@ from store.reader import open_cache
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from tests.command import succeed
 from tests.frames.real_data import MINI, real
 
@@ -95,7 +95,7 @@ def test_the_main_job_on_a_real_frame(tmp_path: Path):
 
 def check_teacher_looks_where_points_are(checkpoint: Path, frame: Frame) -> None:
     """The sparse encoder's map is zero but near points: a turned or mirrored grid would not be."""
-    detector = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    detector = own_teacher(load_checkpoint(checkpoint), torch.device("cpu"))
     output = detector([frame], BoxBatch.pad([frame.boxes]), [BevAugment.identity()])
     seen = output.maps[Target.BEV_LOW][0].amax(0) > 0
     points = load_points(frame)

@@ -6,7 +6,8 @@ from frames.anchors import AnchorConfig
 from frames.grid import BEVGrid
 from nets.anchor_head import AnchorHeadConfig
 from nets.bev_head import BEVHeadConfig
-from nets.second import Second, SecondConfig
+from nets.second import Second
+from nets.second_config import SecondConfig
 from nets.voxelize import VoxelGrid, voxelize
 
 SMALL = SecondConfig(

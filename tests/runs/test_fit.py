@@ -14,7 +14,7 @@ from runs.errors import RunInterruptedError
 from runs.fit import FitConfig, Training, fit, rate
 from runs.metrics import last_values
 from runs.sampler import Example, TrainingData
-from teacher_dump.train import TeacherTraining, train_teacher
+from teacher_dump.train import CenterPointTraining, train_teacher
 from tests.command import command
 from tests.tiny import teacher_run, write_teacher_toml
 
@@ -170,18 +170,18 @@ def test_an_interrupted_teacher_equals_an_uninterrupted_one(
 ):
     run = teacher_run(tmp_path, world, steps=4)
     whole = train_teacher(run, tmp_path / "whole", resume=False, device="cpu")
-    terms = TeacherTraining.loss_terms
+    terms = CenterPointTraining.loss_terms
 
-    def interrupted(self: TeacherTraining, batch: Any) -> dict[str, Tensor]:
+    def interrupted(self: CenterPointTraining, batch: Any) -> dict[str, Tensor]:
         if self.global_step == 2:
             raise KeyboardInterrupt
         return terms(self, batch)
 
-    monkeypatch.setattr(TeacherTraining, "loss_terms", interrupted)
+    monkeypatch.setattr(CenterPointTraining, "loss_terms", interrupted)
     with pytest.raises(RunInterruptedError, match="after 2 of 4 steps"):
         train_teacher(run, tmp_path / "cut", resume=False, device="cpu")
     assert not (tmp_path / "cut" / "teacher.pt").exists()
-    monkeypatch.setattr(TeacherTraining, "loss_terms", terms)
+    monkeypatch.setattr(CenterPointTraining, "loss_terms", terms)
     cut = train_teacher(run, tmp_path / "cut", resume=True, device="cpu")
     expected, found = load_checkpoint(whole).weights, load_checkpoint(cut).weights
     assert expected.keys() == found.keys()

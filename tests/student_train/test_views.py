@@ -21,7 +21,7 @@ from store.reader import Cache, open_cache
 from store.schema import Need, Places, Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset, StudentExample
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import CenterPointTeacher, own_teacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import write_student_toml
@@ -57,7 +57,8 @@ def test_an_example_is_a_direct_run_of_the_teacher_on_its_augmentation(
     run: StudentRun, frames: list[Frame], views: Cache, folder: Path
 ):
     """Cameras, boxes and targets against the teacher's network in the loop, to the bit."""
-    teacher = CenterPointTeacher(load_checkpoint(folder / "teacher.pt"), torch.device("cpu"))
+    teacher = own_teacher(load_checkpoint(folder / "teacher.pt"), torch.device("cpu"))
+    assert isinstance(teacher, CenterPointTeacher)
     swept = read_frames(run.data)
     grid = run.student.grid
     data = StudentDataset(frames, run, views, NEEDS)

@@ -8,7 +8,7 @@ import torch
 from frames.dataset import read_frames
 from frames.frame import Frame
 from runs.checkpoint import load_checkpoint
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import CenterPointTeacher, own_teacher
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run
 
@@ -40,7 +40,9 @@ def checkpoint(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def teacher(checkpoint: Path) -> CenterPointTeacher:
-    return CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    teacher = own_teacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    assert isinstance(teacher, CenterPointTeacher)
+    return teacher
 
 
 @pytest.fixture

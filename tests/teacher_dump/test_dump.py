@@ -29,7 +29,7 @@ from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import TeacherOutput
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.teachers import CenterPointTeacher, own_teacher
 from tests.command import command, succeed
 from tests.store.building import tree
 from tests.tiny import teacher_run, write_student_toml
@@ -227,7 +227,7 @@ def test_a_write_that_fails_beside_the_teacher_is_told(
     """The first of two parts is refused while the teacher is at the second."""
     run = teacher_run(tmp_path, long_world)
     frames = read_frames(run.data)
-    teacher = CenterPointTeacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    teacher = own_teacher(load_checkpoint(checkpoint), torch.device("cpu"))
     plan = plan_dump(teacher, frames, run.data, NEEDS, DumpOptions())
     writer = StoreWriter.open(tmp_path / "store", plan.fingerprint, rows_of_frames(frames))
     answer = CenterPointTeacher.__call__

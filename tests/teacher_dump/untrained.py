@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from runs.checkpoint import save_checkpoint
-from teacher_dump.centerpoint import CenterPoint
+from teacher_dump.train import teacher_training
 from tests.tiny import teacher_run
 
 
@@ -14,5 +14,5 @@ def write_untrained_teacher(folder: Path, root: Path, seed: int = 0) -> Path:
     run = teacher_run(folder, root)
     torch.manual_seed(seed)
     path = folder / "teacher.pt"
-    save_checkpoint(path, "teacher", run.model_dump(mode="json"), CenterPoint(run.teacher), {})
+    save_checkpoint(path, "teacher", run.model_dump(mode="json"), teacher_training(run).network, {})
     return path
