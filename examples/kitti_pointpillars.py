@@ -11,7 +11,7 @@ pseudo-LiDAR frame ("ego") and have the anchors ``ANCHORS``. So each of these is
 network says in the same slot (class, rotation) of the cell nearest to it: ``onto_anchors``. Boxes
 are absolute, hence they do not suffer from the distance.
 
-Axes: B frames, N the student's anchors, K the network's, M true boxes.
+Axes: B frames, N the student's anchors.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from examples.pointpillars_net import BACKBONE_FILE, ENCODER_FILE, PILLARS, STRIDE, PointPillars
-from frames.anchor_assign import anchor_table, positive_anchors
+from frames.anchor_assign import anchor_table
 from frames.anchor_code import decode_at_anchors
 from frames.anchors import BOX_CODE, AnchorConfig
 from frames.augment import BevAugment
-from frames.boxes import YAW, BoxBatch, Boxes3D
+from frames.boxes import YAW, BoxBatch
 from frames.detection_classes import KITTI_CLASSES
 from frames.detections import Detections
 from frames.frame import Frame
-from frames.geometry import SE3, wrap_angle
+from frames.geometry import SE3
 from frames.grid import BEVGrid
 from frames.loading import load_points
 from nets.anchor_decode import AnchorDecodeConfig, decode
@@ -39,6 +39,7 @@ from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import directed, direction
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
+from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput
 
@@ -115,14 +116,19 @@ class PointPillarsTeacher:
         maps = self._run(frames, augments)
         own = AnchorOutput(
             logit=maps.logit,
-            box=decode_at_anchors(maps.code, self.own_anchors),
+            box=decode_at_anchors(maps.code, self.own_anchors.expand_as(maps.code)),
             direction=maps.direction.argmax(-1),
         )
         poses = [frame.sweeps[0].ego_from_lidar for frame in frames]
         anchors = onto_anchors(own, OWN_ANCHORS, ANCHORS, poses)
-        found, scores, labels, answered = best_at_objects(anchors, ANCHORS, boxes)
+        answers = answers_at_anchors(anchors, boxes, ANCHORS)
         return TeacherOutput(
-            maps={}, boxes=found, scores=scores, labels=labels, answered=answered, anchors=anchors
+            maps={},
+            boxes=answers.boxes,
+            scores=answers.scores,
+            labels=answers.labels,
+            answered=answers.answered,
+            anchors=anchors,
         )
 
     @torch.inference_mode()
@@ -132,10 +138,8 @@ class PointPillarsTeacher:
         found = decode(maps, self.own_anchors, DECODE)
         return [
             Detections(
-                boxes=moved(one.boxes, frame.sweeps[0].ego_from_lidar),
-                labels=one.labels,
-                scores=one.scores,
-            )
+                moved(one.boxes, frame.sweeps[0].ego_from_lidar), one.labels, one.scores
+            ).cpu()
             for one, frame in zip(found, frames, strict=True)
         ]
 
@@ -209,35 +213,6 @@ def nearest_anchors(
     row, in_rows = _nearest(place[:, 1], lattice[:, 0, 0, 1])
     slot = torch.arange(len(place)) % own.per_cell
     return (row * cols + col) * own.per_cell + slot, in_cols & in_rows
-
-
-def best_at_objects(
-    said: AnchorOutput, anchors: AnchorConfig, boxes: BoxBatch
-) -> tuple[Float[Tensor, "b m 9"], Float[Tensor, "b m"], Int64[Tensor, "b m"], Bool[Tensor, "b m"]]:
-    """For each true box: the box said at the surest of its positive anchors.
-
-    Returns:
-        Boxes, the probability of the true box's class, the likeliest class there, and whether it
-        has a positive anchor.
-    """
-    found = torch.zeros_like(boxes.values, device=said.box.device)
-    scores, answered = found[..., 0].clone(), found[..., 0].bool()
-    labels = torch.zeros_like(answered, dtype=torch.int64)
-    for b, (values, own, valid) in enumerate(
-        zip(boxes.values.cpu(), boxes.labels.cpu(), boxes.valid.cpu(), strict=True)
-    ):
-        index, owner = positive_anchors(anchors, Boxes3D(values[valid], own[valid]))
-        prob = said.logit[b, index.to(said.logit.device)].sigmoid()
-        sure = prob[torch.arange(len(index)), own[owner]]
-        for m in sorted(set(owner.tolist())):
-            best = torch.where(owner.to(sure.device) == m, sure, -1).argmax()
-            at = int(index[best])
-            found[b, m, :BOX_CODE] = said.box[b, at]
-            heading = directed(said.box[b, at, YAW], said.direction[b, at])
-            found[b, m, YAW] = wrap_angle(heading)
-            scores[b, m], labels[b, m] = sure[best], prob[best].argmax()
-            answered[b, m] = True
-    return found, scores, labels, answered
 
 
 def _applied(points: Float[Tensor, "*n 3"], pose: SE3) -> Float[Tensor, "*n 3"]:

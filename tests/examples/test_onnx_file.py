@@ -22,7 +22,7 @@ def test_operators_attributes_and_constants_are_read(tmp_path: Path):
             [
                 tensor("w", weight, INT8),
                 tensor("b", np.array([-300, 5], np.int16), INT16),
-                tensor("s", np.float32(0.25), FLOAT),
+                tensor("s", np.array(0.25, np.float32), FLOAT),
             ],
         )
     )

@@ -96,7 +96,10 @@ def write_weights(folder: Path) -> Path:
         given = Written("DequantizeLinear", [name, "scale"], f"{name}_float", {})
         layers.append((given, []))
     start = Written("QuantizeLinear", ["points", "scale"], "x", {})
-    tensors = [tensor("scale", np.float32(0.0625), FLOAT), *(b for _, own in layers for b in own)]
+    tensors = [
+        tensor("scale", np.array(0.0625, np.float32), FLOAT),
+        *(b for _, own in layers for b in own),
+    ]
     (folder / BACKBONE_FILE).write_bytes(model([start, *(own for own, _ in layers)], tensors))
     generator = np.random.default_rng(0)
     np.savez(
