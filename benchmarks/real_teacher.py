@@ -2,11 +2,11 @@
 
     python -m benchmarks.real_teacher FOLDER [--data ../shared/data] [--out STORES]
 
-Dumps the 35 labelled frames of ``kitti_object`` and ``kitti_lidar32`` with the weights in FOLDER
-(stores that are there already are read), scores its detections as KITTI does, compares its boxes
-at positive anchors with the ground truth, and asks XGD's gate and a whole-box threshold what they
-keep of them for students whose errors are drawn. Prints Markdown. The pillar encoder of these
-weights was refitted from recorded activations.
+Dumps the labelled frames of ``kitti_object`` (3) and ``kitti_lidar32`` (32, one of the others among
+them) with the weights in FOLDER; stores that are there already are read. Scores its detections as
+KITTI does, compares its boxes at positive anchors with the ground truth, and asks XGD's gate and a
+whole-box threshold what they keep of them for students whose errors are drawn. Prints Markdown. The
+pillar encoder of these weights was refitted from recorded activations.
 """
 
 import tempfile
@@ -72,11 +72,13 @@ def main(
     """Print three tables: average precision, errors by component, kept shares."""
     teacher = pointpillars(folder, torch.device("cpu"))
     samples = sample_configs(data)
-    frames = [frame for config in samples for frame in read_frames(config)]
+    frames = {frame.token: frame for config in samples for frame in read_frames(config)}
+    found: dict[str, AtPositives] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        stores = out or Path(scratch)
-        at = AtPositives.join([_dumped(teacher, config, stores) for config in samples])
-    typer.echo(_precision(teacher, frames).markdown())
+        for config in samples:
+            found |= _dumped(teacher, config, out or Path(scratch))
+    at = AtPositives.join(list(found.values()))
+    typer.echo(_precision(teacher, list(frames.values())).markdown())
     typer.echo(_errors(at).markdown())
     students = {f"noise {text}": (float(text), 0.0) for text in sigmas.split(",")}
     students[f"noise {FURTHER_SIGMA}, {FURTHER:.0%} too far"] = (FURTHER_SIGMA, FURTHER)
@@ -94,8 +96,10 @@ def sample_configs(data: Path) -> list[KittiConfig]:
     return [whole, whole.model_copy(update=changes)]
 
 
-def _dumped(teacher: PointPillarsTeacher, config: KittiConfig, stores: Path) -> AtPositives:
-    """The positive anchors of a sample's store; it is dumped if it is not there."""
+def _dumped(
+    teacher: PointPillarsTeacher, config: KittiConfig, stores: Path
+) -> dict[str, AtPositives]:
+    """The positive anchors of a sample's store, by token; it is dumped if it is not there."""
     frames, store = read_frames(config), stores / config.root.name
     if not store.exists():
         plan = plan_dump(teacher, frames, config, NEEDS, DumpOptions())
@@ -103,8 +107,8 @@ def _dumped(teacher: PointPillarsTeacher, config: KittiConfig, stores: Path) -> 
         with progress_bar(f"dump {store.name}", len(frames)) as advance:
             dump(teacher, frames, writer, on_rows=advance)
     cache = open_cache(store)
-    rows = [cache[frame.token] for frame in frames]
-    return AtPositives.join([of_row(row.arrays, row.gt, ANCHORS) for row in rows])
+    rows = {frame.token: cache[frame.token] for frame in frames}
+    return {token: of_row(row.arrays, row.gt, ANCHORS) for token, row in rows.items()}
 
 
 def _precision(teacher: PointPillarsTeacher, frames: list[KittiFrame]) -> Report:
