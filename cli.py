@@ -18,12 +18,11 @@ from rich.traceback import install as pretty_tracebacks
 
 from commands.progress import announce_room, console
 from frames.errors import DataError
-from frames.world.config import WorldConfig
 from runs.config import load_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from store.choices import MAX_VIEWS, Coverage, Encoding
 from store.errors import CacheError, printable
-from student_train.registry import METHOD_PLACES, parse_methods
+from student_train.registry import known_methods, parse_methods
 from teacher_dump.defaults import OWN_TEACHER, TOLERANCE
 from teacher_dump.errors import ScaleOutError, TeacherError
 
@@ -87,10 +86,10 @@ def make_world(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     print_config: PrintConfig = False,
 ) -> None:
-    """Write a procedural world as a genuine nuScenes tree."""
+    """Write a procedural world as a genuine nuScenes or KITTI tree."""
     from commands import world
 
-    wanted = load_config(config, WorldConfig)
+    wanted = world.load_world(config)
     if not _printed(wanted, print_config):
         world.make_world(wanted, out, workers)
 
@@ -121,8 +120,9 @@ def dump_teacher(
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
     methods: Annotated[
-        str, typer.Option(help="Store what these read: names joined with a comma.")
-    ] = ",".join(METHOD_PLACES),
+        str,
+        typer.Option(help="Store what these read, joined with a comma; else all."),
+    ] = "",
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
     ] = Coverage.FOREGROUND,
@@ -157,7 +157,7 @@ def dump_teacher(
     from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")]
+    names = [name.strip() for name in methods.split(",")] if methods else run.known_methods
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
     run = run.model_copy(update={"method": _method("+".join(names))})
@@ -189,7 +189,7 @@ def train_student_command(
     config: ConfigPath,
     out: OutDir,
     method: Annotated[
-        str | None, typer.Option(help=f"none, or of {', '.join(METHOD_PLACES)}; joined with +.")
+        str | None, typer.Option(help=f"none, or of {known_methods()}; joined with +.")
     ] = None,
     store: Annotated[
         str | None,
@@ -233,9 +233,9 @@ def evaluate(
     limit: Limit = None,
     device: Device = "auto",
 ) -> None:
-    """Score a checkpoint with nuScenes' own evaluator and draw some frames."""
+    """Score a checkpoint as its data set does (nuScenes, KITTI) and draw some frames."""
     from commands import steps
-    from commands.tables import class_table, scores_table
+    from commands.tables import evaluation_tables
     from runs.checkpoint import load_checkpoint
 
     detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
@@ -248,10 +248,36 @@ def evaluate(
         beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(f"split {data.split} of {data.root}, {result.frames} frames")
-    console.print(scores_table({checkpoint.stem: result.scores}))
-    console.print(class_table(result.scores))
+    if result.scores is None:
+        console.print(f"no labels, so nothing to score; the result files are in {out}")
+    else:
+        console.print(*evaluation_tables(checkpoint.stem, result.scores))
     for path in result.pictures:
         console.print(f"picture {path}")
+
+
+@app.command("score-kitti")
+def score_kitti(
+    labels: Annotated[Path, typer.Argument(help="KITTI's folder label_2.")],
+    results: Annotated[Path, typer.Argument(help="Folder of result files, one a frame.")],
+    split_file: Annotated[
+        Path | None,
+        typer.Option(help="Score this list's frames (ImageSets/val.txt), not all with results."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also loose overlaps, 11 recalls and AOS.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score anyone's KITTI result files: AP_3D, AP_BEV and AP_2D at 40 recalls."""
+    from commands.kitti import kitti_table, kitti_tables, score_result_files
+    from frames.kitti.evaluation import by_name
+
+    scores = score_result_files(labels, results, split_file, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(by_name(scores), indent=2))
+    else:
+        console.print(*(kitti_tables(scores) if everything else [kitti_table(scores)]))
 
 
 @app.command()

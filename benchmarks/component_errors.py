@@ -65,12 +65,12 @@ def _codes(detector: StudentDetector, dataset: StudentDataset) -> tuple[list[Ten
             batch = dataset.collate([dataset[index, index]])
             assert batch.targets.boxes is not None, "asked for"
             assert batch.targets.answered is not None, "asked for"
-            maps = detector.network(batch.cameras.images, batch.cameras.geometry).maps
+            maps = detector.network(batch.seen).maps
             chosen = on_grid(batch.boxes, grid) & batch.targets.answered
             cell = grid.cell_index(batch.boxes.values[..., :2])
             found.append(
                 (
-                    codes_at(maps.head, batch.boxes.labels, cell)[chosen],
+                    codes_at(maps.center, batch.boxes.labels, cell)[chosen],
                     encode_boxes_at(batch.targets.boxes[chosen], cell[chosen], grid),
                     encode_boxes(batch.boxes.values[chosen], grid),
                     batch.boxes.labels[chosen],

@@ -89,7 +89,7 @@ def _prepare(configs: Path, out: Path, student: StudentRun) -> tuple[Path, Resul
         data = run.data.model_copy(update={"split": VAL_SPLIT})
         detector = steps.load_detector(checkpoint, device)
         found = steps.evaluate(detector, data, out / "teacher" / "eval", pictures=2)
-        record.write_text(json.dumps({"scores": asdict(found.scores), "figures": {}}))
+        record.write_text(json.dumps({"scores": asdict(found.nuscenes), "figures": {}}))
     result: Result = json.loads(record.read_text())
     return store, result
 
@@ -105,7 +105,7 @@ def _train_and_score(run: StudentRun, arm: str, seed: int, store: Path, out: Pat
         path = train_student(run, cache, folder, resume=True, device="cpu")
         detector = steps.load_detector(load_checkpoint(path), torch.device("cpu"))
         data = run.data.model_copy(update={"split": VAL_SPLIT})
-        scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores
+        scores = steps.evaluate(detector, data, folder / "eval", pictures=0).nuscenes
         figures = last_values(folder) | mean_values(folder, ("share/", "xgd/kept/"))
         record.write_text(json.dumps({"scores": asdict(scores), "figures": figures}, indent=1))
     result: Result = json.loads(record.read_text())

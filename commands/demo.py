@@ -85,7 +85,7 @@ def _report(
     device = torch.device(DEVICE)
     lidar = steps.load_detector(load_checkpoint(teacher), device)
     judged = steps.evaluate(lidar, data, out / "eval_teacher", pictures=0)
-    rows: dict[str, Scores] = {"teacher (LiDAR)": judged.scores}
+    rows: dict[str, Scores] = {"teacher (LiDAR)": judged.nuscenes}
     seconds: dict[str, str] = {}
     kept: dict[str, str] = {}
     pictures: list[Path] = []
@@ -93,7 +93,7 @@ def _report(
         detector = steps.load_detector(load_checkpoint(path), device)
         result = steps.evaluate(detector, data, out / f"eval_{method}", pictures=2, teacher=lidar)
         name = f"student {method}"
-        rows[name] = result.scores
+        rows[name] = result.nuscenes
         pictures += result.pictures
         seconds[name] = f"{last_values(path.parent)['step_seconds']:.2f}"
         means = mean_values(path.parent, tuple(f"xgd/kept/{part}" for part in COMPONENTS))

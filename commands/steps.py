@@ -1,8 +1,9 @@
 """The steps of the main job, each with its progress on the console."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +14,13 @@ from commands.progress import announce_room, console, progress_bar
 from commands.workers import Workers, dump_on
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, read_frames
+from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
+from frames.kitti.config import KittiConfig
+from frames.kitti.evaluation import score_frames
+from frames.kitti.reader import KittiFrame
+from frames.kitti.scoring import KittiScores
 from frames.loading import check_image_files, check_point_files
 from frames.scoring import Scores, score_nuscenes
 from runs.checkpoint import Checkpoint
@@ -28,7 +34,6 @@ from store.reader import open_cache
 from store.schema import Augmentation, DrawnViews, differences
 from store.writer import StoreWriter
 from student_train.config import StudentRun
-from student_train.data import check_cameras
 from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
@@ -208,11 +213,23 @@ def stored_bytes(store: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What evaluating a checkpoint gives."""
+    """What evaluating a checkpoint gives.
 
-    scores: Scores
+    Attributes:
+        scores: The data set's own; None where the frames have no labels.
+        pictures: Their files.
+        frames: How many were looked at.
+    """
+
+    scores: Scores | KittiScores | None
     pictures: list[Path]
     frames: int
+
+    @property
+    def nuscenes(self) -> Scores:
+        """The scores of frames that are nuScenes'."""
+        assert isinstance(self.scores, Scores), "only asked of a nuScenes tree"
+        return self.scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +239,7 @@ class Detector:
     Attributes:
         role: ``teacher`` or ``student``.
         input: Sensor it looks at, as the official results file names it.
+        check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
         data: The data its run was trained on.
         grid: Its BEV grid.
@@ -229,6 +247,7 @@ class Detector:
 
     role: str
     input: str
+    check: Callable[[Sequence[Frame]], None]
     detect: Detect
     data: DatasetConfig
     grid: BEVGrid
@@ -241,10 +260,13 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
         teacher_run = parse_config(checkpoint.config, TeacherRun, source)
         teacher = own_teacher(checkpoint, device)
         grid = teacher.info.shapes.grid
-        return Detector("teacher", "lidar", teacher.detect, teacher_run.data, grid)
+        return Detector(
+            "teacher", "lidar", check_point_files, teacher.detect, teacher_run.data, grid
+        )
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
-    return Detector("student", "camera", student.detect, run.data, run.student.grid)
+    check = partial(run.reader.check, training=False)
+    return Detector("student", "camera", check, student.detect, run.data, run.student.grid)
 
 
 def evaluate(
@@ -256,7 +278,7 @@ def evaluate(
     limit: int | None = None,
     teacher: Detector | None = None,
 ) -> Evaluation:
-    """Detect, score with the official evaluator, draw.
+    """Detect, score as the data set does, draw.
 
     Args:
         detector: From a checkpoint.
@@ -269,21 +291,30 @@ def evaluate(
     if teacher:
         data = data.model_copy(update={"sweeps": teacher.data.sweeps})
     frames: list[Frame] = read_frames(data, limit)
-    if detector.role == "student":
-        check_cameras(frames, data.cameras)
-        check_image_files(frames)
-    else:
-        check_point_files(frames)
+    detector.check(frames)
     chosen = spread_evenly(frames, pictures)
     check_image_files(chosen)
     if teacher:
         check_point_files(chosen)
     with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
         found = detect_all(detector.detect, frames, on_frames=advance)
-    with console.status("nuScenes evaluation"):
-        scores = score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])
+    with console.status(f"{data.dataset} evaluation"):
+        scores = _score(detector, data, frames, found, out_dir)
     with console.status("pictures"):
         layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
         layers[detector.role] = found
-        drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures")
+        drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures", data.classes)
     return Evaluation(scores, drawn, len(frames))
+
+
+def _score(
+    detector: Detector,
+    data: DatasetConfig,
+    frames: list[Frame],
+    found: dict[str, Detections],
+    out_dir: Path,
+) -> Scores | KittiScores | None:
+    if isinstance(data, KittiConfig):
+        of_kitti = [frame for frame in frames if isinstance(frame, KittiFrame)]
+        return score_frames(of_kitti, found, data.classes, out_dir)
+    return score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])

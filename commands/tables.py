@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from commands.kitti import kitti_table
+from frames.kitti.scoring import KittiScores
 from frames.scoring import Scores
 
 METRICS = {
@@ -14,6 +16,13 @@ METRICS = {
     "mAOE": "maoe",
     "mAVE": "mave",
 }
+
+
+def evaluation_tables(model: str, scores: Scores | KittiScores) -> list[Table]:
+    """What one model scored, in the form of its data set."""
+    if isinstance(scores, Scores):
+        return [scores_table({model: scores}), class_table(scores)]
+    return [kitti_table(scores)]
 
 
 def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Table:

@@ -6,7 +6,7 @@ it. Source of the defaults: LIGA-Stereo's KITTI configs (StereoDistill specifica
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
@@ -75,6 +75,14 @@ class AnchorConfig(BaseModel):
     def count(self) -> int:
         """Anchors on the map."""
         return self.grid.num_cells * self.per_cell
+
+    def centres(self, cell: Int64[Tensor, "*n"]) -> Float[Tensor, "*n 2"]:
+        """(x, y) of the anchors of cells, metres; see ``grid`` why they are not the cells' own."""
+        rows, cols = self.grid.shape
+        place = torch.stack([cell % cols, cell // cols], -1)
+        origin = torch.tensor([self.grid.x_min, self.grid.y_min], device=cell.device)
+        across = torch.tensor([cols / (cols - 1), rows / (rows - 1)], device=cell.device)
+        return origin + place * across * self.grid.cell_size
 
     def boxes(self) -> Float[Tensor, "n 7"]:
         """All anchors as x y z l w h yaw: gravity centre, metres, radians."""

@@ -54,6 +54,29 @@ def image_bboxes(
         left, top, right, bottom, in pixels from 0 to the last pixel's centre; and whether any of
         the box is in the image (elsewhere the four numbers mean nothing).
     """
+    low, high = _hulls(camera, boxes)
+    low, high = _cut(camera, low, high)
+    return torch.cat([low, high], dim=-1), (low < high).all(-1)
+
+
+def truncations(camera: Camera, boxes: Float[Tensor, "n 9"]) -> Float[Tensor, " n"]:
+    """Share of each 2D box, uncut, that lies outside the image; KITTI's truncation.
+
+    Args:
+        camera: The image.
+        boxes: x y z l w h yaw vx vy, ego frame; what is behind the camera is in no 2D box.
+    """
+    low, high = _hulls(camera, boxes)
+    cut_low, cut_high = _cut(camera, low, high)
+    inside = (cut_high - cut_low).clamp(min=0).prod(-1) / (high - low).prod(-1)
+    # Wholly behind the camera there is neither hull nor area.
+    return 1 - inside.nan_to_num(0.0)
+
+
+def _hulls(
+    camera: Camera, boxes: Float[Tensor, "n 9"]
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
+    """Least and greatest pixels of each box before the camera, whether in the image or not."""
     steps = [float(step) for step in np.linspace(-0.5, 0.5, LATTICE)]
     lattice = boxes.new_tensor(list(itertools.product(steps, repeat=3)))
     offset = lattice * boxes[:, None, SIZE]
@@ -62,6 +85,11 @@ def image_bboxes(
     before = (depth > 0)[..., None]
     low = pixels.where(before, torch.inf).amin(1)
     high = pixels.where(before, -torch.inf).amax(1)
-    last = pixels.new_tensor([camera.size[1] - 1, camera.size[0] - 1])
-    low, high = low.clamp(min=0), high.minimum(last)
-    return torch.cat([low, high], dim=-1), (low < high).all(-1)
+    return low, high
+
+
+def _cut(
+    camera: Camera, low: Float[Tensor, "n 2"], high: Float[Tensor, "n 2"]
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
+    last = high.new_tensor([camera.size[1] - 1, camera.size[0] - 1])
+    return low.clamp(min=0), high.minimum(last)

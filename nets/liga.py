@@ -50,12 +50,12 @@ class LigaMaps:
 
     Attributes:
         depth_logit: Of each depth bin at each pixel of the left image.
-        volume: 3D geometric volume (V_3d), averaged along z.
+        volume: 3D geometric volume (V_3d), averaged along z, heights merged into channels.
         bev: On the ground.
     """
 
     depth_logit: Float[Tensor, "b bins h w"]
-    volume: Float[Tensor, "b cv z y x"]
+    volume: Float[Tensor, "b cz y x"]
     bev: BEVHeadMaps
 
 
@@ -92,5 +92,5 @@ class LigaStereo(nn.Module):
         depth = self.depth(*stereo, focal_baseline)
         semantic = seen.semantic[: len(left)]
         volume = self.voxels(depth, semantic, image_from_voxel, self.config.depth.bins)
-        # Heights become channels: (b, c * z, y, x).
-        return LigaMaps(depth.depth_logit, volume, self.bev(volume.flatten(1, 2)))
+        merged = volume.flatten(1, 2)
+        return LigaMaps(depth.depth_logit, merged, self.bev(merged))

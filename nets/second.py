@@ -22,11 +22,11 @@ class SecondMaps:
     """What the teacher says of a batch.
 
     Attributes:
-        volume: Of its sparse part, zeros where it is empty.
+        volume: Of its sparse part, zeros where it is empty; heights merged into channels.
         bev: On the ground.
     """
 
-    volume: Float[Tensor, "b c z y x"]
+    volume: Float[Tensor, "b cz y x"]
     bev: BEVHeadMaps
 
 
@@ -57,8 +57,8 @@ class Second(nn.Module):
     def forward(self, voxels: Voxels) -> SecondMaps:
         """Detect in voxels of the student's frame."""
         volume = self._volume(voxels)
-        # Heights become channels: (b, c * z, y, x), as in the student.
-        return SecondMaps(volume, self.bev(volume.flatten(1, 2)))
+        merged = volume.flatten(1, 2)
+        return SecondMaps(merged, self.bev(merged))
 
     def _volume(self, voxels: Voxels) -> Float32[Tensor, "b c z y x"]:
         """Always in float32, whatever autocast says."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from frames.detections import Detections
 from frames.draw import Layer, draw_frame
@@ -45,6 +47,7 @@ def draw_pictures(
     found: Mapping[str, Mapping[str, Detections]],
     grid: BEVGrid,
     out_dir: Path,
+    classes: tuple[str, ...],
 ) -> list[Path]:
     """A PNG of each frame: cameras, points, ground truth and detections.
 
@@ -53,6 +56,7 @@ def draw_pictures(
         found: Detections by token, by the detector's role ("teacher", "student").
         grid: Range of the ground plane.
         out_dir: Made if need be.
+        classes: Names that labels index.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -62,10 +66,10 @@ def draw_pictures(
                 name="ground truth",
                 colour=COLOURS["ground truth"],
                 boxes=frame.boxes.values,
-                labels=frame.boxes.labels,
+                names=_names(frame.boxes.labels, classes),
             )
         ]
-        layers += [_layer(name, by_token[frame.token]) for name, by_token in found.items()]
+        layers += [_layer(name, by_token[frame.token], classes) for name, by_token in found.items()]
         path = out_dir / f"{frame.token}.png"
         # A machine for students may have no LiDAR files.
         has_points = all(sweep.path.is_file() for sweep in frame.sweeps)
@@ -75,12 +79,16 @@ def draw_pictures(
     return paths
 
 
-def _layer(name: str, detections: Detections) -> Layer:
+def _layer(name: str, detections: Detections, classes: tuple[str, ...]) -> Layer:
     sure = detections.scores >= MIN_DRAWN_SCORE
     return Layer(
         name=name,
         colour=COLOURS[name],
         boxes=detections.boxes[sure],
-        labels=detections.labels[sure],
+        names=_names(detections.labels[sure], classes),
         scores=detections.scores[sure],
     )
+
+
+def _names(labels: Int64[Tensor, " n"], classes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(classes[label] for label in labels.tolist())

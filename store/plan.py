@@ -41,12 +41,12 @@ _BOX: tuple[_Part, ...] = (
 _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
     Target.BOXES: (Places.BOXES, (*_BOX, ("score", (), "float32"), ("label", (), "int64"))),
     # Which anchor of the mask's, for which true box; x y z l w h and yaw before the direction fix,
-    # and the half turn in which the heading lies.
+    # the half turn in which the heading lies, and the score of the true box's class.
     Target.ANCHORS: (
         Places.ANCHORS,
         (
             *(("index", (), "int32"), ("object", (), "int32")),
-            *(("box", (7,), "float32"), ("direction", (), "uint8")),
+            *(("box", (7,), "float32"), ("direction", (), "uint8"), ("score", (), "float32")),
         ),
     ),
     # STXD weights a detection by the object it was matched with, their IoU and a quality.

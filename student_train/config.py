@@ -1,22 +1,62 @@
 """A student's training run: one TOML."""
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from frames.augment import BevAugmentConfig
-from frames.dataset import DatasetConfig
+from frames.dataset import DatasetConfig, check_classes
 from frames.image_augment import ImageAugmentConfig
+from runs.errors import ConfigError
 from runs.fit import FitConfig
 from student_train.methods import METHODS
-from student_train.methods.base import MethodConfig
-from student_train.registry import parse_methods
-from student_train.student import StudentConfig
+from student_train.methods.base import Method, MethodConfig
+from student_train.registry import Head, parse_methods
+from student_train.students.base import Reader
+from student_train.students.kinds import AnyStudentConfig, StudentConfig, build_reader
+from student_train.students.stereo import StereoStudentConfig
 
-# A table for each method of the registry; those that ``--method`` does not name are not used.
-MethodTables = create_model(
-    "MethodTables",
-    __config__=ConfigDict(frozen=True, extra="forbid"),
-    **{name: (method.config_type, method.config_type()) for name, method in METHODS.items()},  # type: ignore[call-overload]
-)
+# Metres between ranges that are the same but for rounding.
+TOUCHING = 1e-3
+
+
+class MethodTables(BaseModel):
+    """A table for each method of a head; those that ``--method`` does not name are not used.
+
+    Attributes:
+        head: Whose maps the methods read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Head
+
+
+def _tables(head: Head) -> type[MethodTables]:
+    """The same with the head's methods."""
+    types = {name: method.config_type for name, method in METHODS[head].items()}
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in types.items()}
+    fields["head"] = (Literal[head], head)
+    name = f"{head.capitalize()}Methods"
+    return create_model(name, __base__=MethodTables, __module__=__name__, **fields)
+
+
+# Module attributes, so that loader processes can be sent them.
+CenterMethods, AnchorMethods = _tables("center"), _tables("anchor")
+
+
+if TYPE_CHECKING:
+    AnyMethods = MethodTables
+else:
+    AnyMethods = Annotated[CenterMethods | AnchorMethods, Discriminator("head")]
 
 
 class BalanceConfig(BaseModel):
@@ -41,11 +81,11 @@ class StudentRun(BaseModel):
         name: Short name of the student.
         data: Frames to train on.
         student: The network.
-        image_augment: Augmentation of each image.
+        image_augment: Augmentation of each image; a multi-camera student's alone.
         bev_augment: Augmentation of the BEV frame: cameras, boxes and cached targets together.
         fit: Length and pace.
         method: Names of the methods, joined with ``+``, or ``none``.
-        methods: Their configs.
+        methods: Their configs, by name; those of the methods for the student's head.
         balance: Gradient shares.
     """
 
@@ -54,14 +94,71 @@ class StudentRun(BaseModel):
     name: str
     data: DatasetConfig
     student: StudentConfig
-    image_augment: ImageAugmentConfig
+    image_augment: ImageAugmentConfig | None = None
     bev_augment: BevAugmentConfig = BevAugmentConfig()
     fit: FitConfig
     method: str = "none"
-    methods: MethodTables = MethodTables()
+    methods: AnyMethods = Field(default_factory=dict, validate_default=True)
     balance: BalanceConfig = BalanceConfig()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _of_its_head(cls, tables: Any, info: Any) -> Any:
+        """Says for which head the tables are, unless they do."""
+        student = info.data.get("student")
+        if student is None or not isinstance(tables, dict):
+            return tables
+        return {"head": _head(student)} | tables
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "StudentRun":
+        check_classes(self.student.classes, self.data)
+        if self.methods.head != _head(self.student):
+            raise ValueError(f"methods are those of the head {self.methods.head!r}")
+        stereo = isinstance(self.student, StereoStudentConfig)
+        if stereo == (self.image_augment is not None):
+            raise ValueError(
+                "image_augment: a multi-camera student needs it, a stereo student has none (its "
+                "images are cut to student.image_size)"
+            )
+        if stereo and self.bev_augment != BevAugmentConfig(flip_y=self.bev_augment.flip_y):
+            raise ValueError("bev_augment: a stereo student is mirrored alone: set flip_y only")
+        grid = self.student.grid
+        if stereo and abs(2 * grid.y_min + grid.shape[0] * grid.cell_size) > TOUCHING:
+            raise ValueError(f"a flip maps {grid} onto itself only if it is symmetric in y")
+        return self
+
+    @property
+    def known_methods(self) -> tuple[str, ...]:
+        """Those for its head."""
+        return tuple(METHODS[_head(self.student)])
 
     @property
     def method_configs(self) -> dict[str, MethodConfig]:
-        """The config of every method that is trained with."""
-        return {name: getattr(self.methods, name) for name in parse_methods(self.method)}
+        """The config of every method that is trained with.
+
+        Raises:
+            ConfigError: A method reads another head than the student's.
+        """
+        head = _head(self.student)
+        names = parse_methods(self.method)
+        if foreign := [name for name in names if name not in METHODS[head]]:
+            raise ConfigError(
+                f"method {foreign[0]} does not read the {head} head of student "
+                f"{self.student.network}; those that do: {', '.join(METHODS[head])}"
+            )
+        return {name: getattr(self.methods, name) for name in names}
+
+    @property
+    def method_types(self) -> dict[str, type[Method]]:
+        """The class of every method that is trained with."""
+        return {name: METHODS[_head(self.student)][name] for name in self.method_configs}
+
+    @property
+    def reader(self) -> Reader:
+        """What reads its frames."""
+        return build_reader(self.student, self.data.cameras, self.image_augment)
+
+
+def _head(student: AnyStudentConfig) -> Head:
+    return "center" if student.anchors is None else "anchor"

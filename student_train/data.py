@@ -1,21 +1,16 @@
-"""Frames as a multi-camera student reads them: images, geometry, ground truth, teacher targets."""
+"""Frames as a student reads them: its input, ground truth, teacher targets."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
-from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
-from frames.depth_map import depth_targets
 from frames.errors import DataError
 from frames.frame import Frame
-from frames.loading import load_images, load_points
-from nets.camera_geometry import CameraGeometry
 from runs.sampler import Blocks, Example, TrainingData
 from store.plan import arrays_read
 from store.reader import Cache
@@ -23,55 +18,30 @@ from store.rows import CachedRow
 from store.schema import Need
 from student_train.config import StudentRun
 from student_train.methods.base import TeacherTargets
+from student_train.students.base import StudentInput
 from student_train.targets import FrameTargets, frame_targets, pad_targets
-
-
-@dataclass(frozen=True, slots=True)
-class CameraInput:
-    """Images, augmented, RGB, and where they look."""
-
-    images: UInt8[Tensor, "b v 3 h w"]
-    geometry: CameraGeometry
-
-    @classmethod
-    def stack(cls, frames: Sequence["CameraInput"]) -> "CameraInput":
-        """One batch of batches."""
-        geometry = {
-            name: torch.cat([getattr(frame.geometry, name) for frame in frames])
-            for name in CameraGeometry.__dataclass_fields__
-        }
-        return cls(torch.cat([frame.images for frame in frames]), CameraGeometry(**geometry))
-
-    def to(self, device: torch.device) -> "CameraInput":
-        """The same on another device."""
-        return CameraInput(self.images.to(device, non_blocking=True), self.geometry.to(device))
 
 
 @dataclass(frozen=True, slots=True)
 class StudentExample:
     """One training frame; everything in the same augmented ego frame."""
 
-    cameras: CameraInput
+    seen: StudentInput
     boxes: Boxes3D
     targets: FrameTargets
-    depth: Float32[Tensor, "v h w"] | None
 
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
-    """Several training frames; depth in metres at the image features' stride, 0 = unknown."""
+    """Several training frames."""
 
-    cameras: CameraInput
+    seen: StudentInput
     boxes: BoxBatch
     targets: TeacherTargets
-    depth: Float32[Tensor, "b v h w"] | None
 
     def to(self, device: torch.device) -> "StudentBatch":
         """The same batch on another device."""
-        depth = None if self.depth is None else self.depth.to(device)
-        return StudentBatch(
-            self.cameras.to(device), self.boxes.to(device), self.targets.to(device), depth
-        )
+        return StudentBatch(self.seen.to(device), self.boxes.to(device), self.targets.to(device))
 
 
 class StudentDataset(TrainingData[StudentExample]):
@@ -81,7 +51,7 @@ class StudentDataset(TrainingData[StudentExample]):
 
     Args:
         frames: All with the same cameras.
-        run: Augmentation, image size, depth supervision.
+        run: Augmentation, and who reads.
         cache: Teacher targets; None without a method.
         needs: What the methods read of it.
     """
@@ -90,6 +60,7 @@ class StudentDataset(TrainingData[StudentExample]):
         self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
     ) -> None:
         self.frames, self.run, self.needs = frames, run, frozenset(needs)
+        self.reader = run.reader
         read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None
 
@@ -123,10 +94,8 @@ class StudentDataset(TrainingData[StudentExample]):
         frame = self.frames[index]
         rng = self._chance(position)
         augment, targets = self._seen(frame, rng)
-        cameras = camera_input(frame, self.run, augment, rng)
-        return StudentExample(
-            cameras, augment.boxes3d(frame.boxes), targets, self._depth(frame, cameras)
-        )
+        seen = self.reader.read(frame, augment, rng)
+        return StudentExample(seen, augment.boxes3d(frame.boxes), targets)
 
     def _chance(self, position: int) -> np.random.Generator:
         return np.random.default_rng([self.run.fit.seed, position])
@@ -162,64 +131,12 @@ class StudentDataset(TrainingData[StudentExample]):
                 "these annotations"
             )
 
-    def _depth(self, frame: Frame, cameras: CameraInput) -> Tensor | None:
-        if self.run.student.depth_loss_weight == 0:
-            return None
-        # As BEVDepth: the key sweep only; moving objects smear in older ones.
-        key_sweep = replace(frame, sweeps=frame.sweeps[:1])
-        return depth_targets(
-            load_points(key_sweep)[:, :3],
-            frame.cameras,
-            cameras.geometry.augmented_from_image[0],
-            image_size=self.run.image_augment.out_size,
-            stride=self.run.student.depth.stride,
-        )
-
     @staticmethod
     def collate(examples: list[StudentExample]) -> StudentBatch:
         """One batch."""
-        depths = [example.depth for example in examples if example.depth is not None]
+        seen = [example.seen for example in examples]
         return StudentBatch(
-            CameraInput.stack([example.cameras for example in examples]),
+            seen[0].stack(seen),
             BoxBatch.pad([example.boxes for example in examples]),
             pad_targets([example.targets for example in examples]),
-            torch.stack(depths) if depths else None,
         )
-
-
-def camera_input(
-    frame: Frame, run: StudentRun, augment: BevAugment, rng: np.random.Generator | None
-) -> CameraInput:
-    """One frame's images; augmented at random if a generator is given, else as in testing."""
-    chance = rng or np.random.default_rng(0)
-    draws = [
-        run.image_augment.draw(chance, camera.size, training=rng is not None)
-        for camera in frame.cameras
-    ]
-    images = [draw.apply(image) for draw, image in zip(draws, load_images(frame), strict=True)]
-    poses = np.stack([camera.ego_from_cam.matrix for camera in frame.cameras])
-    intrinsics = np.stack([camera.image_from_cam for camera in frame.cameras])
-    geometry = CameraGeometry(
-        image_from_cam=torch.from_numpy(intrinsics).float()[None],
-        augmented_from_image=torch.stack([draw.matrix for draw in draws])[None],
-        ego_from_cam=torch.from_numpy(poses).float()[None],
-        augmented_from_ego=augment.matrix4[None],
-    )
-    return CameraInput(torch.stack(images)[None], geometry)
-
-
-def check_cameras(frames: Sequence[Frame], names: Sequence[str]) -> None:
-    """Refuse frames that lack a camera the student looks through.
-
-    Raises:
-        DataError: Naming the first such frame.
-    """
-    for frame in frames:
-        missing = sorted(set(names) - {camera.name for camera in frame.cameras})
-        if missing:
-            lacking = sum(len(f.cameras) < len(names) for f in frames)
-            raise DataError(
-                f"frame {frame.token} lacks {', '.join(missing)} ({lacking} of {len(frames)} "
-                "frames lack a camera): choose a split whose frames have them, or list in "
-                "data.cameras the cameras to use"
-            )

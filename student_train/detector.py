@@ -7,12 +7,10 @@ import torch
 from frames.augment import BevAugment
 from frames.detections import Detections
 from frames.frame import Frame
-from nets.center_decode import decode
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from student_train.config import StudentRun
-from student_train.data import CameraInput, camera_input
-from student_train.student import Student
+from student_train.students.kinds import build_student
 
 
 class StudentDetector:
@@ -28,8 +26,9 @@ class StudentDetector:
             checkpoint.config, StudentRun, f"checkpoint {checkpoint.sha256[:12]}"
         )
         self.device = device
+        self.reader = self.run.reader
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.
-        self.network = Student(self.run.student.without_pretraining()).to(device)
+        self.network = build_student(self.run.student.without_pretraining()).to(device)
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
 
@@ -37,9 +36,6 @@ class StudentDetector:
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
         identity = BevAugment.identity()
-        inputs = [camera_input(frame, self.run, identity, None) for frame in frames]
-        cameras = CameraInput.stack(inputs).to(self.device)
-        output = self.network(cameras.images, cameras.geometry)
-        config = self.run.student
-        found = decode(output.maps.head, config.grid, config.decode)
-        return [detections.cpu() for detections in found]
+        seen = [self.reader.read(frame, identity, None) for frame in frames]
+        output = self.network(seen[0].stack(seen).to(self.device))
+        return [detections.cpu() for detections in self.network.detections(output)]

@@ -1,24 +1,44 @@
-"""The methods: a line each. Their names are known without loading one."""
+"""The methods: a line each, by the head whose maps they read. Known without loading one."""
+
+from typing import Literal
 
 from runs.errors import ConfigError
 
-METHOD_PLACES = {
-    "imitation": "student_train.methods.imitation:Imitation",
-    "xgd": "student_train.methods.xgd:Xgd",
+Head = Literal["center", "anchor"]
+METHOD_PLACES: dict[Head, dict[str, str]] = {
+    "center": {
+        "imitation": "student_train.methods.imitation:Imitation",
+        "xgd": "student_train.methods.xgd:Xgd",
+    },
+    "anchor": {
+        "xgd": "student_train.methods.stereodistill:Xgd",
+        "cld": "student_train.methods.stereodistill:Cld",
+        "liga": "student_train.methods.liga:Liga",
+        "response": "student_train.methods.response:Response",
+    },
 }
+# Names for several methods at once.
+COMBINATIONS = {"stereodistill": ("xgd", "cld")}
+
+
+def known_methods() -> str:
+    """What a user may name, for messages."""
+    names = {name for places in METHOD_PLACES.values() for name in places}
+    return ", ".join(sorted(names | COMBINATIONS.keys()))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Names in a ``--method`` value: "xgd", "xgd+imitation", or "none".
+    """Names in a ``--method`` value: "xgd", "xgd+imitation", "stereodistill", or "none".
 
     Raises:
         ConfigError: An unknown or repeated name.
     """
     if text == "none":
         return ()
-    names = tuple(text.split("+"))
-    unknown = [name for name in names if name not in METHOD_PLACES]
+    known = {name for places in METHOD_PLACES.values() for name in places}
+    names = [own for name in text.split("+") for own in COMBINATIONS.get(name, (name,))]
+    unknown = [name for name in names if name not in known]
     if unknown or len(set(names)) < len(names):
         problem = f"unknown method {unknown[0]!r}" if unknown else f"{text!r} repeats a method"
-        raise ConfigError(f"{problem}; known: none, {', '.join(METHOD_PLACES)} (join with +)")
-    return names
+        raise ConfigError(f"{problem}; known: none, {known_methods()} (join with +)")
+    return tuple(names)

@@ -14,16 +14,20 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from frames.anchors import BOX_CODE
 from frames.augment import BevAugment
 from frames.box_points import MIRRORED
-from frames.boxes import BoxBatch
+from frames.boxes import YAW, BoxBatch
+from frames.cell_masks import anchors_of
+from frames.errors import DataError
 from frames.grid import BEVGrid
-from frames.heatmap import center_heatmap
+from frames.heatmap import GaussianMask, center_heatmap
+from nets.anchor_loss import directed, direction
 from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
-from student_train.methods.base import TeacherTargets
+from student_train.methods.base import AnchorTargets, TeacherTargets
 
 NO_BOX = -1
 
@@ -36,10 +40,13 @@ class FrameTargets:
     scores: Float32[Tensor, " m"] | None = None
     answered: Bool[Tensor, " m"] | None = None
     cells: Float32[Tensor, "k 2"] | None = None
+    cell_valid: Bool[Tensor, " k"] | None = None
     cell_weight: Float32[Tensor, " k"] | None = None
     at_cells: Mapping[Target, Tensor] = field(default_factory=dict)
     at_points: Mapping[Target, Tensor] = field(default_factory=dict)
     relation: Float32[Tensor, "m 45"] | None = None
+    anchors: Mapping[str, Tensor] = field(default_factory=dict)
+    maps: Mapping[Target, Tensor] = field(default_factory=dict)
 
 
 def frame_targets(
@@ -49,21 +56,28 @@ def frame_targets(
     found: dict[str, Tensor] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)
-    at_cells = {need.target for need in needs if need.places is Places.CELLS}
+    at_cells = [need for need in needs if need.places is Places.CELLS]
     if at_cells:
         index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
-        heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, _classes(row))
         xy = augment.xy(grid.cell_centres(index))
-        found["cells"] = xy
-        found["cell_weight"] = heatmap[0].amax(0).flatten()[index] * grid.contains(xy)
+        found["cells"], found["cell_valid"] = xy, grid.contains(xy)
+        if any(isinstance(need.mask, GaussianMask) for need in at_cells):
+            heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, _classes(row))
+            found["cell_weight"] = heatmap[0].amax(0).flatten()[index] * found["cell_valid"]
     if any(need.target is Target.RELATION for need in needs):
         relation = torch.from_numpy(row.arrays["boxes/relation"])
         found["relation"] = relation[:, MIRRORED_PAIRS] if augment.mirrors else relation
     at_points = {need.target for need in needs if need.places is Places.POINTS}
     return FrameTargets(
         **found,
-        at_cells={t: _at_cells(row, t) for t in sorted(at_cells)},
+        at_cells={t: _at_cells(row, t) for t in sorted({need.target for need in at_cells})},
         at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
+        anchors=_at_anchors(row, needs, augment),
+        maps={
+            need.target: _map(row, need.target, augment)
+            for need in needs
+            if need.places is Places.MAP
+        },
     )
 
 
@@ -90,10 +104,13 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
         scores=pad([frame.scores for frame in frames]),
         answered=pad([frame.answered for frame in frames]),
         cells=pad([frame.cells for frame in frames]),
+        cell_valid=pad([frame.cell_valid for frame in frames]),
         cell_weight=pad([frame.cell_weight for frame in frames]),
         at_cells=pad_each("at_cells"),
         at_points=pad_each("at_points"),
         relation=pad([frame.relation for frame in frames]),
+        anchors=AnchorTargets(**pad_each("anchors")) if frames[0].anchors else None,
+        maps={t: torch.stack([frame.maps[t] for frame in frames]) for t in frames[0].maps},
     )
 
 
@@ -118,6 +135,71 @@ def _at_cells(row: CachedRow, target: Target) -> Tensor:
     values = torch.from_numpy(row.arrays[str(target)])
     index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
     return values.flatten(1)[:, index].T.contiguous()
+
+
+def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) -> dict[str, Tensor]:
+    """Fields of ``AnchorTargets``. A mirrored anchor is the anchor of the mirrored cell.
+
+    Rotations of anchors are their own mirror images: 0 exactly, 1.57 to within 0.0016 radians
+    (StereoDistill specification, part 13).
+    """
+    masks = [need.mask for need in needs if need.places is Places.ANCHORS]
+    config = anchors_of(masks)
+    if config is None:
+        return {}
+    part = {
+        name: torch.from_numpy(np.asarray(row.arrays[f"anchors/{name}"]))
+        for name in ("index", "object", "box", "direction", "score")
+    }
+    index, box = part["index"].long(), part["box"]
+    way = part["direction"].long()
+    if len(index) and int(part["object"].max()) >= len(row.gt):
+        raise DataError(
+            f"row {row.token}: an anchor answers for box {int(part['object'].max())} of "
+            f"{len(row.gt)}: the cache is not one of this version; dump it again"
+        )
+    if not augment.is_identity:
+        _require_flip(augment)
+        heading = directed(box[:, YAW], way)
+        box = augment.boxes(torch.cat([box, box.new_zeros(len(box), 2)], 1))[:, :BOX_CODE]
+        way = direction(-heading)
+        slot = index % config.per_cell
+        index = mirrored_cells(index // config.per_cell, config.grid) * config.per_cell + slot
+    return {
+        "index": index,
+        "object": part["object"].long(),
+        "box": box,
+        "direction": way,
+        "score": part["score"],
+        "valid": torch.ones(len(index), dtype=torch.bool),
+    }
+
+
+def mirrored_cells(index: Tensor, grid: BEVGrid) -> Tensor:
+    """Cells on the other side of the x axis, about which the grid is symmetric."""
+    row, col = index // grid.shape[1], index % grid.shape[1]
+    return (grid.shape[0] - 1 - row) * grid.shape[1] + col
+
+
+def _map(row: CachedRow, target: Target, augment: BevAugment) -> Tensor:
+    whole = torch.from_numpy(row.arrays[str(target)])
+    if augment.is_identity:
+        return whole
+    _require_flip(augment)
+    return whole.flip(1)
+
+
+def _require_flip(augment: BevAugment) -> None:
+    """Refuse what cannot be carried over by index.
+
+    Raises:
+        DataError: The augmentation is more than a flip of y.
+    """
+    if not torch.equal(augment.matrix, BevAugment.compose(flip_y=True).matrix):
+        raise DataError(
+            "whole maps and anchors can be carried over to a flip along y alone: set bev_augment "
+            "to flip_y, or dump --views"
+        )
 
 
 def _at_points(row: CachedRow, target: Target, grid: BEVGrid, augment: BevAugment) -> Tensor:

@@ -8,10 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from frames.dataset import read_frames
-from frames.detection_classes import DETECTION_CLASSES
-from frames.loading import check_image_files, check_point_files
-from nets.center_loss import center_loss
-from nets.depth_net import depth_loss, depth_target
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
@@ -20,10 +16,9 @@ from store.reader import Cache
 from store.schema import Need, Places, Target
 from student_train.balance import GradientBalance
 from student_train.config import StudentRun
-from student_train.data import StudentBatch, StudentDataset, check_cameras
-from student_train.methods import METHODS
+from student_train.data import StudentBatch, StudentDataset
 from student_train.methods.base import Method, MethodContext
-from student_train.student import Student
+from student_train.students.kinds import build_student
 
 CHECKPOINT_NAME = "student.pt"
 
@@ -40,7 +35,7 @@ class StudentTraining(Training):
         super().__init__(run.fit)
         self.run = run
         # The student first: its initial weights must not depend on the methods' adapters.
-        self.network = Student(run.student)
+        self.network = build_student(run.student)
         methods = build_methods(run, cache)
         self.methods = nn.ModuleDict(methods)
         wanted = {
@@ -52,15 +47,12 @@ class StudentTraining(Training):
 
     def loss_terms(self, batch: StudentBatch) -> dict[str, Tensor]:
         """Detection, depth if supervised, then the methods' terms at their gradient shares."""
-        config = self.run.student
-        output = self.network(batch.cameras.images, batch.cameras.geometry)
-        detection = center_loss(output.maps.head, batch.boxes, config.grid, config.loss)
+        output = self.network(batch.seen)
+        detection = self.network.detection_terms(output, batch.boxes)
         terms = {f"detection/{name}": term for name, term in detection.items()}
-        if batch.depth is not None:
-            # The loader has already pooled to the features' stride.
-            bins = depth_target(batch.depth, 1, config.depth.bins)
-            depth = depth_loss(output.depth_logit, bins)
-            terms["detection/depth"] = config.depth_loss_weight * depth
+        depth = self.network.depth_term(output, batch.seen)
+        if depth is not None:
+            terms["detection/depth"] = depth
         distilled: dict[str, Tensor] = {}
         for name, module in self.methods.items():
             method = cast("Method", module)
@@ -91,7 +83,11 @@ class StudentTraining(Training):
 
 def needs_of(run: StudentRun) -> frozenset[Need]:
     """What the run's methods read of the cache."""
-    needs = [METHODS[name].needs(config) for name, config in run.method_configs.items()]
+    types = run.method_types
+    needs = [
+        types[name].needs(config, run.student.anchors)
+        for name, config in run.method_configs.items()
+    ]
     return frozenset().union(*needs)
 
 
@@ -103,6 +99,8 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
     assert cache is not None, "train_student opens a cache for every method"
     context = MethodContext(
         grid=run.student.grid,
+        anchors=run.student.anchors,
+        classes=run.student.classes,
         student_channels=run.student.channels,
         teacher_channels={
             Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
@@ -110,7 +108,7 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
             if (name := spec.name.split("/")[-1]) in set(Target)
         },
     )
-    return {name: METHODS[name](config, context) for name, config in configs.items()}
+    return {name: run.method_types[name](config, context) for name, config in configs.items()}
 
 
 def train_student(
@@ -130,16 +128,13 @@ def train_student(
     if resume and is_finished(path, config, **read):
         return path
     frames = read_frames(run.data)
-    check_cameras(frames, run.data.cameras)
-    check_image_files(frames)
-    if run.student.depth_loss_weight:
-        check_point_files(frames, sweeps=1)
+    run.reader.check(frames, training=True)
     needs = needs_of(run)
     if cache is not None:
         require_match(
             cache,
             grid=run.student.grid,
-            classes=DETECTION_CLASSES,
+            classes=run.student.classes,
             ground_truth_filter=run.data.ground_truth_filter,
             tokens=[frame.token for frame in frames],
             needs=needs,

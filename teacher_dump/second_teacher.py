@@ -76,7 +76,7 @@ class SecondTeacher:
         )
         answers = answers_at_anchors(anchors, boxes, self.config.bev.anchors)
         return TeacherOutput(
-            maps={Target.BEV_LOW: maps.volume.flatten(1, 2), Target.BEV_HIGH: maps.bev.high},
+            maps={Target.BEV_LOW: maps.volume, Target.BEV_HIGH: maps.bev.high},
             boxes=answers.boxes,
             scores=answers.scores,
             labels=answers.labels,

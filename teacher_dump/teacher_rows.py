@@ -164,11 +164,13 @@ def _anchor_arrays(
         )
     index, owner = positive_anchors(anchors, gt)
     at = index.to(output.anchors.box.device)
+    label = gt.labels[owner].to(at.device)
     return {
         "anchors/index": index.numpy().astype(np.int32),
         "anchors/object": owner.numpy().astype(np.int32),
         "anchors/box": _numpy(output.anchors.box[b, at]),
         "anchors/direction": output.anchors.direction[b, at].cpu().numpy().astype(np.uint8),
+        "anchors/score": _numpy(output.anchors.logit[b, at, label].sigmoid()),
     }
 
 

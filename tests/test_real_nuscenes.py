@@ -27,6 +27,7 @@ from store.reader import open_cache
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset
+from student_train.students.camera_input import CameraInput
 from teacher_dump.teachers import own_teacher
 from tests.command import succeed
 from tests.frames.real_data import MINI, real
@@ -143,8 +144,9 @@ def check_store(store: Path, frame: Frame) -> None:
 def check_depth_targets(run: StudentRun, frame: Frame) -> None:
     """LiDAR reaches every camera: a good part of its lower half has a depth within the range."""
     example = StudentDataset([frame], run, None, ())[0, 0]
-    assert example.depth is not None
-    assert example.depth.shape == (6, 16, 44)
-    known = example.depth[:, 8:]
+    assert isinstance(example.seen, CameraInput)
+    assert example.seen.depth is not None
+    assert example.seen.depth.shape == (1, 6, 16, 44)
+    known = example.seen.depth[0, :, 8:]
     assert ((known > 0).float().mean((1, 2)) > 0.3).all()
     assert known.max() < 120

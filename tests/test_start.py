@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.frames.kitti.street_kitti import write_street
 from tests.store.building import build
 
 ROOT = Path(__file__).parent.parent
@@ -55,3 +56,13 @@ def test_reading_a_store_loads_nothing_of_training(tmp_path: Path, monkeypatch: 
     )
     assert "zarr" in packages
     assert not packages & HEAVY
+
+
+def test_scoring_files_loads_nothing_of_training(tmp_path: Path):
+    labels = write_street(tmp_path / "kitti") / "training" / "label_2"
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "000000.txt").touch()
+    packages = loaded_by(["score-kitti", str(labels), str(results)])
+    assert "torch" in packages
+    assert not packages & (HEAVY | {"zarr"})

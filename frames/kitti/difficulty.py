@@ -1,6 +1,8 @@
-"""Easy, moderate, hard: which labelled objects KITTI's evaluation asks for."""
+"""Easy, moderate, hard: which labelled objects KITTI's evaluation asks for, and Argoverse's."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from frames.kitti.labels import DONT_CARE, KittiObject
 
@@ -10,16 +12,21 @@ class Difficulty:
     """Which labels count.
 
     Attributes:
-        name: Easy, moderate or hard.
+        name: Easy, moderate, hard, or what else tells them apart.
         height: In the image, pixels: labels must be higher, detections not lower.
         occlusion: Highest level.
         truncation: Largest share outside the image.
+        near: Depth of the centre along x, metres: labels must be beyond it, and of detections
+            those that are not are ignored.
+        far: The same, before it.
     """
 
     name: str
     height: float
     occlusion: int
     truncation: float
+    near: float = -math.inf
+    far: float = math.inf
 
 
 # KITTI's object development kit, evaluate_object.cpp: MIN_HEIGHT, MAX_OCCLUSION, MAX_TRUNCATION.
@@ -28,18 +35,49 @@ KITTI_DIFFICULTIES = (
     Difficulty(name="moderate", height=25, occlusion=1, truncation=0.3),
     Difficulty(name="hard", height=25, occlusion=2, truncation=0.5),
 )
+# Argoverse's two schemes, evaluate/eval_old.py and evaluate/eval2.py (fv_dict, dist_boundary) of
+# cxy1997/3D_adapt_auto_driving: vertical focal lengths, pixels, and (name, near, far), metres.
+_KITTI_FOCAL, _ARGOVERSE_FOCAL = 707.05, 1870.57
+_REACHES = (("easy", 0.0, 30.0), ("moderate", 0.0, 70.0), ("hard", 0.0, 70.0))
+_BINS = (("0-30", 0.0, 30.0), ("30-50", 30.0, 50.0), ("50-70", 50.0, 70.0))
 
 
-def difficulty(thing: KittiObject) -> str | None:
+def rescaled_difficulties(focal: float) -> tuple[Difficulty, ...]:
+    """KITTI's levels where the same object is higher or lower in the image.
+
+    Args:
+        focal: Vertical focal length of the left image, pixels.
+    """
+    return tuple(
+        replace(level, height=level.height / _KITTI_FOCAL * focal) for level in KITTI_DIFFICULTIES
+    )
+
+
+# Scheme "old".
+ARGOVERSE_HEIGHTS = rescaled_difficulties(_ARGOVERSE_FOCAL)
+# Scheme "new": distance instead of height; the three bins as lenient as hard.
+ARGOVERSE_DISTANCES = tuple(
+    replace(level, name=name, height=-math.inf, near=near, far=far)
+    for level, (name, near, far) in zip(
+        (*KITTI_DIFFICULTIES, *KITTI_DIFFICULTIES[-1:] * len(_BINS)),
+        (*_REACHES, *_BINS),
+        strict=True,
+    )
+)
+
+
+def difficulty(thing: KittiObject, levels: Sequence[Difficulty] = KITTI_DIFFICULTIES) -> str | None:
     """Name of the first level at which an object counts; None if at none, and for DontCare."""
     if thing.kind == DONT_CARE:
         return None
-    return next((level.name for level in KITTI_DIFFICULTIES if _counts(thing, level)), None)
+    return next((level.name for level in levels if _counts(thing, level)), None)
 
 
 def _counts(thing: KittiObject, level: Difficulty) -> bool:
+    depth = 0.0 if thing.box is None else thing.box[0]
     return (
         thing.bbox[3] - thing.bbox[1] > level.height
         and thing.occlusion <= level.occlusion
         and thing.truncation <= level.truncation
+        and level.near < depth < level.far
     )

@@ -43,6 +43,11 @@ class KittiFrame(Frame):
     view: Camera
     objects: tuple[KittiObject, ...]
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels to score against; the testing folder has none."""
+        return self.scene != TESTING
+
 
 def read_frames(config: KittiConfig, limit: int | None = None) -> list[KittiFrame]:
     """The frames of a split, in its order; see ``iterate_frames``.

@@ -43,7 +43,12 @@ def result_objects(
 
     The 2D box is the projected 3D box, cut at the image. A detection outside the image is left
     out: its 2D box has no height, and KITTI's evaluation ignores those below 25 pixels.
+
+    Raises:
+        ValueError: A detection is not finite.
     """
+    if not (detections.boxes.isfinite().all() and detections.scores.isfinite().all()):
+        raise ValueError("detections are not finite; the detector diverged")
     bboxes, visible = image_bboxes(view, detections.boxes.double())
     found = []
     for index in visible.nonzero()[:, 0].tolist():

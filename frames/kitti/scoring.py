@@ -6,8 +6,8 @@ OpenPCDet and mmdetection3d carry):
 
 - A label of the class counts if the difficulty admits it; else it is ignored, as are all labels of
   the class's neighbour (Van for Car, Person_sitting for Pedestrian). Others are not there.
-- A detection of the class counts. One lower in the image than the difficulty's least height is
-  ignored, *whatever its class*; others are not there.
+- A detection of the class counts. One lower in the image than the difficulty's least height, or
+  out of its depths where it has such, is ignored, *whatever its class*; others are not there.
 - In the file's order each label, counted or ignored, takes the free detection that overlaps it by
   more than the least overlap: the one that counts and overlaps most, else the first ignored one.
   With both counting it is a true positive; with either ignored it is nothing.
@@ -299,6 +299,7 @@ def _label_roles(truth: KittiLabels, kind: str, difficulty: Difficulty) -> Int8[
         (truth.occlusion <= difficulty.occlusion)
         & (truth.truncation <= difficulty.truncation)
         & (truth.bbox[:, 3] - truth.bbox[:, 1] > difficulty.height)
+        & _in_reach(truth.boxes, difficulty)
     )
     roles = np.full(len(truth.kinds), ABSENT, dtype=np.int8)
     roles[_are(truth.kinds, NEIGHBOURS.get(kind))] = IGNORED
@@ -311,8 +312,14 @@ def _detection_roles(
     found: KittiDetections, kind: str, difficulty: Difficulty
 ) -> Int8[np.ndarray, " d"]:
     roles = np.where(_are(found.kinds, kind), COUNTED, ABSENT).astype(np.int8)
-    roles[np.abs(found.bbox[:, 3] - found.bbox[:, 1]) < difficulty.height] = IGNORED
+    low = np.abs(found.bbox[:, 3] - found.bbox[:, 1]) < difficulty.height
+    roles[low | ~_in_reach(found.boxes, difficulty)] = IGNORED
     return roles
+
+
+def _in_reach(boxes: Float64[np.ndarray, "n 7"], difficulty: Difficulty) -> Bool[np.ndarray, " n"]:
+    inside: np.ndarray = (boxes[:, 0] > difficulty.near) & (boxes[:, 0] < difficulty.far)
+    return inside
 
 
 def _are(kinds: Iterable[str], wanted: str | None) -> Bool[np.ndarray, " n"]:

@@ -55,8 +55,27 @@ KINDS = {
         ),
     )
 }
+# A KITTI world: what KITTI labels, the category being its type. Sizes are KITTI's own means (Car,
+# Pedestrian, Cyclist: the anchors of LIGA-Stereo, kitti_dataset_fused.yaml); trucks and trams are
+# shorter. A tram looks like a bus; machines are Misc; barriers and cones are not labelled. Those
+# for which room is scarce come first.
+KITTI_KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("bicycle", ("Cyclist",), (1.76, 0.6, 1.73), 0.22),
+        Kind("pedestrian", ("Pedestrian",), (0.8, 0.6, 1.73), 0.28),
+        Kind("car", ("Car",) * 9 + ("Van",), (3.9, 1.6, 1.56), 0.42),
+        Kind("truck", ("Truck",), (7.5, 2.55, 3.1), 0.02),
+        Kind("bus", ("Tram",), (11.0, 2.6, 3.5), 0.01),
+        Kind("construction_vehicle", ("Misc",), (6.4, 2.8, 3.2), 0.01),
+        Kind("barrier", ("",), (0.5, 2.5, 1.0), 0.02),
+        Kind("traffic_cone", ("",), (0.42, 0.42, 1.0), 0.02),
+    )
+}
+TREE_KINDS = {"nuscenes": KINDS, "kitti": KITTI_KINDS}
 CATEGORIES = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.categories))
-CHILD_SCALE = 0.7
+# Length, width and height of a category against its kind: a van's are KITTI's means.
+SCALES = {"human.pedestrian.child": (0.7, 0.7, 0.7), "Van": (1.30, 1.18, 1.40)}
 # Without a rider a cycle ends at its handlebars.
 RIDERLESS_HEIGHT = 0.72
 
@@ -66,8 +85,7 @@ def draw_size(
 ) -> Float64[np.ndarray, "3"]:
     """A class-typical (length, width, height), metres."""
     size = np.array(kind.size) * rng.uniform(*SIZE_SPREAD) * rng.uniform(*EDGE_SPREAD, 3)
-    if category == "human.pedestrian.child":
-        size *= CHILD_SCALE
+    size *= SCALES.get(category, (1.0, 1.0, 1.0))
     if not rider:
         size[2] *= RIDERLESS_HEIGHT
     if size[1] > WIDEST:

@@ -3,9 +3,10 @@
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,8 @@ WORLD_FORMAT = 1
 CONFIG_FILE = "world.json"
 MAP_PIXELS = 256
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 SceneJob = tuple[WorldConfig, Path, str, int]
 
 
@@ -74,7 +77,7 @@ def write_world(
         for index in range(len(config.scene_names(split)))
     ]
     tables: Tables = {}
-    for done, rows in enumerate(_write_scenes(jobs, workers), 1):
+    for done, rows in enumerate(each_scene(_write_scene, jobs, workers), 1):
         for table, more in rows.items():
             tables.setdefault(table, []).extend(more)
         if on_scene is not None:
@@ -84,14 +87,22 @@ def write_world(
     _write_tables(config, root, tables)
 
 
-def _write_scenes(jobs: list[SceneJob], workers: int) -> Iterator[Tables]:
-    """Rows of each scene, in the order of the jobs."""
+def each_scene(
+    write: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Iterator[Result]:
+    """What writing each scene gives, in the order of the jobs.
+
+    Args:
+        write: A module's function; it runs in the processes.
+        jobs: Its arguments, one a scene.
+        workers: Processes; 1 works in this one.
+    """
     if workers == 1:
-        yield from map(_write_scene, jobs)
+        yield from map(write, jobs)
         return
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_write_scene, jobs)
+        yield from pool.map(write, jobs)
 
 
 def _write_scene(job: SceneJob) -> Tables:
@@ -99,7 +110,8 @@ def _write_scene(job: SceneJob) -> Tables:
 
 
 def _record(config: WorldConfig) -> dict[str, object]:
-    return {"format": WORLD_FORMAT, "config": config.model_dump(mode="json")}
+    # Without the tree, as the first worlds have it: they stay what they are.
+    return {"format": WORLD_FORMAT, "config": config.model_dump(mode="json", exclude={"tree"})}
 
 
 def _write_map(root: Path) -> None:

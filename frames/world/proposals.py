@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from frames.world.catalogue import KINDS, Kind, draw_size
+from frames.world.catalogue import Kind, draw_size
 from frames.world.road import KERB, LANE, LANES_EDGE, PAVEMENT_EDGE, Road
 from frames.world.shapes import Shape, draw_shape
 from frames.world.tracks import distance, opposite, still, straight, turning
@@ -23,7 +23,7 @@ class Body:
 
     Attributes:
         kind: Detection class, or "building", "wall", "tree".
-        category: nuScenes category; "" for what is not annotated.
+        category: nuScenes category, or KITTI type; "" for what is not annotated.
         size: (length, width, height) of the annotated box, metres.
         shape: What is drawn.
         states: (x, y, yaw) on the scene's clock; street coordinates until the scene places it.
@@ -50,6 +50,7 @@ class Street:
         low: Start of the part of the street with objects, metres along.
         high: Its end.
         rng: Source of chance.
+        kinds: What there is, by name.
     """
 
     road: Road
@@ -57,6 +58,7 @@ class Street:
     low: float
     high: float
     rng: np.random.Generator
+    kinds: dict[str, Kind]
 
     def along(self) -> float:
         """Somewhere along the street."""
@@ -146,7 +148,7 @@ def _crossing(street: Street, kind: Kind) -> list[Body]:
 def _towed(street: Street, kind: Kind) -> list[Body]:
     """A trailer behind its truck."""
     track = _lane_track(street, OUTER_LANE, (3.0, 9.0))
-    truck = _body(street, KINDS["truck"], track)
+    truck = _body(street, street.kinds["truck"], track)
     trailer = _body(street, kind, track)
     forward = math.cos(track[0, 2])
     behind = (truck.size[0] + trailer.size[0]) / 2 + HITCH
@@ -245,11 +247,11 @@ def propose(street: Street, kind: str) -> list[Body]:
 
     Args:
         street: Where.
-        kind: Detection class, or "building", "wall", "tree".
+        kind: Name in ``street.kinds``, or "building", "wall", "tree".
     """
     if kind not in MANNERS:
         return _scenery(street, kind)
     weights = [weight for weight, _ in MANNERS[kind]]
     manners = [manner for _, manner in MANNERS[kind]]
     manner = manners[int(street.rng.choice(len(manners), p=weights))]
-    return manner(street, KINDS[kind])
+    return manner(street, street.kinds[kind])

@@ -147,24 +147,28 @@ def camera_windows(
 
 
 def azimuth_windows(
-    corners: Float32[np.ndarray, "g 8 3"], elevations: Float64[np.ndarray, " rows"], steps: int
+    corners: Float32[np.ndarray, "g 8 3"],
+    elevations: Float64[np.ndarray, " rows"],
+    steps: int,
+    start: float = 0.0,
 ) -> Int64[np.ndarray, "w 5"]:
     """Windows of a spinning LiDAR's grid that cover the solids.
 
-    Column j looks to azimuth 2 pi j / steps, counter-clockwise from +x, row i to
+    Column j looks to azimuth start + 2 pi j / steps, counter-clockwise from +x, row i to
     ``elevations[i]`` (ascending). A solid across the seam gets two windows.
 
     Args:
         corners: Bounding boxes in the sensor frame (z up), metres, upright.
         elevations: Radians above the sensor's horizon.
         steps: Columns of one turn.
+        start: Azimuth of the first column, radians.
 
     Returns:
         Rows (solid, first row, last row + 1, first column, last column + 1).
     """
     middle = corners.mean(1)
-    centre = np.arctan2(middle[:, 1], middle[:, 0])
-    spread = np.arctan2(corners[..., 1], corners[..., 0]) - centre[:, None]
+    centre = np.arctan2(middle[:, 1], middle[:, 0]) - start
+    spread = np.arctan2(corners[..., 1], corners[..., 0]) - start - centre[:, None]
     spread = (spread + math.pi) % (2 * math.pi) - math.pi
     pitch = 2 * math.pi / steps
     first = np.floor((centre + spread.min(1)) / pitch).astype(np.int64)

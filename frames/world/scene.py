@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from frames.world.catalogue import KINDS
+from frames.world.catalogue import TREE_KINDS
 from frames.world.collision import touches
-from frames.world.config import SPLITS, WorldConfig
+from frames.world.config import SPLITS, StreetConfig
 from frames.world.proposals import INNER_LANE, Body, Street, propose
 from frames.world.raycast import Solids
 from frames.world.road import Road
@@ -50,12 +50,12 @@ class Scene:
     reflectivity: Float32[np.ndarray, " p"]
 
 
-def scene_rng(config: WorldConfig, split: str, index: int, *stream: int) -> np.random.Generator:
+def scene_rng(config: StreetConfig, split: str, index: int, *stream: int) -> np.random.Generator:
     """The scene's own source of chance; ``stream`` tells its uses apart."""
     return np.random.default_rng([config.seed, SPLITS.index(split), index, *stream])
 
 
-def build_scene(config: WorldConfig, split: str, index: int) -> Scene:
+def build_scene(config: StreetConfig, split: str, index: int) -> Scene:
     """Draw a scene; depends on nothing but the arguments."""
     rng = scene_rng(config, split, index)
     duration = (config.frames_per_scene - 1) * FRAME_SECONDS
@@ -71,7 +71,8 @@ def build_scene(config: WorldConfig, split: str, index: int) -> Scene:
     ego[:, 1] += 0.15 * np.sin(driven / 9)
     ego[:, 2] += 0.15 / 9 * np.cos(driven / 9)
     margin = config.lidar_range + BEYOND
-    street = Street(road, times, float(driven[0]) - margin, float(driven[-1]) + margin, rng)
+    low, high = float(driven[0]) - margin, float(driven[-1]) + margin
+    street = Street(road, times, low, high, rng, TREE_KINDS[config.tree])
     bodies = _populate(config, street, road.to_global(ego))
     return Scene(
         config.scene_names(split)[index],
@@ -85,12 +86,12 @@ def build_scene(config: WorldConfig, split: str, index: int) -> Scene:
     )
 
 
-def _populate(config: WorldConfig, street: Street, ego: Float64[np.ndarray, "t 3"]) -> list[Body]:
+def _populate(config: StreetConfig, street: Street, ego: Float64[np.ndarray, "t 3"]) -> list[Body]:
     """Bodies that touch neither each other nor the ego car, in global coordinates."""
     low, high = config.objects_per_frame
     length = street.high - street.low
     objects = street.rng.integers(low, high + 1) * length / (2 * config.lidar_range)
-    wanted = {kind.name: objects * kind.share for kind in KINDS.values()}
+    wanted = {kind.name: objects * kind.share for kind in street.kinds.values()}
     wanted = {name: n * length / 100 for name, n in SCENERY_PER_100_M.items()} | wanted
     bodies: list[Body] = []
     for kind, count in wanted.items():

@@ -14,6 +14,8 @@ LIDAR = "LIDAR_TOP"
 # LIDAR_TOP of nuScenes n015: x right, y forward, on the roof.
 EGO_FROM_LIDAR = SE3.from_yaw(-math.pi / 2, [0.94, 0.0, 1.84])
 LOWEST_BEAM, HIGHEST_BEAM = math.radians(-30), math.radians(10)
+# Camera axes (x right, y down, z forward) of a camera that looks straight ahead.
+AHEAD = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
 # The horizon's row as a share of the image height: a little above the middle, as after the crop
 # of the sky that BEVDet-like pipelines apply.
 HORIZON = 0.42
@@ -54,13 +56,15 @@ class Sensor:
     """A sensor with its rays.
 
     Attributes:
-        name: nuScenes channel.
+        name: Channel of the data set.
         ego_from_sensor: Pose on the car.
         lead_us: Microseconds before the LiDAR's time stamp.
         image_from_cam: Intrinsic matrix, pixels; None for the LiDAR.
         elevations: Row elevations of the LiDAR, ascending, radians; empty for cameras.
         directions: Unit rays in the sensor frame.
         ground: Distance to the flat ground along each ray, metres.
+        steps: Columns of a whole turn of the LiDAR; 0 for cameras.
+        start: Azimuth of the LiDAR's first column, radians counter-clockwise from +x.
     """
 
     name: str
@@ -70,45 +74,75 @@ class Sensor:
     elevations: Float64[np.ndarray, " e"]
     directions: Float32[np.ndarray, "rows cols 3"]
     ground: Float32[np.ndarray, "rows cols"]
+    steps: int = 0
+    start: float = 0.0
 
 
 def camera(mount: Mount, size: tuple[int, int]) -> Sensor:
-    """The camera of a mount with images of (height, width) pixels."""
+    """The camera of a nuScenes mount with images of (height, width) pixels."""
     height, width = size
     focal = width / 2 / math.tan(math.radians(mount.field) / 2)
     intrinsic = np.array(
         [[focal, 0, (width - 1) / 2], [0, focal, HORIZON * height], [0, 0, 1]], dtype=np.float64
     )
+    pose = SE3.from_yaw(math.radians(mount.yaw), list(mount.position)) @ AHEAD
+    return pinhole(mount.name, pose, intrinsic, size, mount.lead_us)
+
+
+def pinhole(
+    name: str,
+    ego_from_cam: SE3,
+    image_from_cam: Float64[np.ndarray, "3 3"],
+    size: tuple[int, int],
+    lead_us: int = 0,
+) -> Sensor:
+    """A camera: one ray through the centre of each of (height, width) pixels."""
+    height, width = size
     rows, cols = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     pixels = np.stack([cols, rows, np.ones_like(rows)], axis=-1)
-    directions = pixels @ np.linalg.inv(intrinsic).T
+    directions = pixels @ np.linalg.inv(image_from_cam).T
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    # Camera axes (x right, y down, z forward) of a camera that looks straight ahead.
-    ahead = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
-    pose = SE3.from_yaw(math.radians(mount.yaw), list(mount.position)) @ ahead
-    return _sensor(mount.name, pose, mount.lead_us, intrinsic, directions, np.zeros(0))
+    rays = directions.astype(np.float32)
+    ground = _ground(rays, ego_from_cam)
+    return Sensor(name, ego_from_cam, lead_us, image_from_cam, np.zeros(0), rays, ground)
 
 
 def lidar(config: WorldConfig) -> Sensor:
     """The roof LiDAR: ``beams`` rows from the lowest, columns counter-clockwise from +x."""
     elevations = np.linspace(LOWEST_BEAM, HIGHEST_BEAM, config.beams)
-    azimuths = np.arange(config.azimuth_steps) * (2 * math.pi / config.azimuth_steps)
-    elevation, azimuth = np.meshgrid(elevations, azimuths, indexing="ij")
+    steps = config.azimuth_steps
+    return spinning(LIDAR, EGO_FROM_LIDAR, elevations, steps, range(steps))
+
+
+def spinning(
+    name: str,
+    ego_from_lidar: SE3,
+    elevations: Float64[np.ndarray, " e"],
+    steps: int,
+    columns: range,
+) -> Sensor:
+    """A LiDAR: a row for each elevation, ascending, radians.
+
+    Args:
+        name: Channel.
+        ego_from_lidar: Pose on the car, upright.
+        elevations: Of its rows.
+        steps: Columns of a whole turn, counter-clockwise from +x.
+        columns: Those it has: a whole turn, or a sector of it.
+    """
+    pitch = 2 * math.pi / steps
+    elevation, azimuth = np.meshgrid(elevations, np.array(columns) * pitch, indexing="ij")
     level = np.cos(elevation)
     directions = np.stack(
         [level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)], axis=-1
     )
-    return _sensor(LIDAR, EGO_FROM_LIDAR, 0, None, directions, elevations)
-
-
-def _sensor(
-    name: str,
-    pose: SE3,
-    lead_us: int,
-    intrinsic: Float64[np.ndarray, "3 3"] | None,
-    directions: Float64[np.ndarray, "rows cols 3"],
-    elevations: Float64[np.ndarray, " e"],
-) -> Sensor:
     rays = directions.astype(np.float32)
-    up, height = pose.rotation[2], float(pose.translation[2])
-    return Sensor(name, pose, lead_us, intrinsic, elevations, rays, ground_depth(rays, up, height))
+    ground = _ground(rays, ego_from_lidar)
+    start = columns[0] * pitch
+    return Sensor(name, ego_from_lidar, 0, None, elevations, rays, ground, steps, start)
+
+
+def _ground(
+    rays: Float32[np.ndarray, "rows cols 3"], pose: SE3
+) -> Float32[np.ndarray, "rows cols"]:
+    return ground_depth(rays, pose.rotation[2], float(pose.translation[2]))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from frames.geometry import SE3
-from frames.world.config import WorldConfig
+from frames.world.config import StreetConfig
 from frames.world.raycast import Hits, Placement, azimuth_windows, camera_windows, cast
 from frames.world.road import ground_colour
 from frames.world.scene import Scene
@@ -26,6 +26,7 @@ AMBIENT = 0.55
 SKY_LOW, SKY_HIGH = np.array([0.80, 0.85, 0.90]), np.array([0.42, 0.58, 0.82])
 HAZE_METRES = 160.0
 PIXEL_NOISE = 0.018
+EXPOSURE = (0.9, 1.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,10 @@ def look(scene: Scene, sensor: Sensor, time: float, sight: float) -> View:
     )
     corners = placement.apply(scene.solids.corners())
     if sensor.image_from_cam is None:
-        windows = azimuth_windows(corners, sensor.elevations, sensor.directions.shape[1])
+        windows = azimuth_windows(corners, sensor.elevations, sensor.steps, sensor.start)
+        # Of a sector only its first columns are there.
+        windows[:, 4] = windows[:, 4].clip(max=sensor.ground.shape[1])
+        windows = windows[windows[:, 3] < windows[:, 4]]
     else:
         rows, cols = sensor.ground.shape
         windows = camera_windows(corners, sensor.image_from_cam, (rows, cols))
@@ -89,13 +93,31 @@ def visible_rays(scene: Scene, hits: Hits) -> Int64[np.ndarray, " g"]:
 def image(
     scene: Scene, sensor: Sensor, view: View, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "rows cols 3"]:
-    """The picture: shaded parts, painted ground, sky, haze and noise."""
+    """The picture as a camera takes it."""
+    picture = radiance(scene, sensor, view)
+    noise = rng.standard_normal(picture.shape, dtype=np.float32)
+    return expose(picture, noise, float(rng.uniform(*EXPOSURE)))
+
+
+def expose(
+    picture: Float32[np.ndarray, "rows cols 3"],
+    noise: Float32[np.ndarray, "rows cols 3"],
+    exposure: float,
+) -> UInt8[np.ndarray, "rows cols 3"]:
+    """Bytes of a picture of 0..1, with standard normal noise and a factor of brightness."""
+    picture = picture * np.float32(exposure) + PIXEL_NOISE * noise
+    shown: UInt8[np.ndarray, "rows cols 3"] = np.clip(picture * 255, 0, 255).astype(np.uint8)
+    return shown
+
+
+def radiance(scene: Scene, sensor: Sensor, view: View) -> Float32[np.ndarray, "rows cols 3"]:
+    """RGB of 0..1, without noise: shaded parts, painted ground, sky and haze."""
     hits = view.hits
     rotation = view.global_from_sensor.rotation.astype(np.float32)
     rays = sensor.directions @ rotation.T
     height = np.clip(rays[..., 2:] * 3, 0, 1)
     sky = SKY_LOW + height * (SKY_HIGH - SKY_LOW)
-    picture = sky.astype(np.float32)
+    picture: Float32[np.ndarray, "rows cols 3"] = sky.astype(np.float32)
     solid = hits.part >= 0
     part = hits.part[solid]
     shade = _shade(view.yaws)[scene.solids.owner[part], hits.face[solid]]
@@ -106,11 +128,7 @@ def image(
     picture[ground] = ground_colour(along, left, scene.road.crossing)
     haze = 1 - np.exp(-hits.depth / HAZE_METRES)[..., None]
     picture += haze * (SKY_LOW.astype(np.float32) - picture) * (solid | ground)[..., None]
-    noise = rng.standard_normal(picture.shape, dtype=np.float32)
-    exposure = np.float32(rng.uniform(0.9, 1.1))
-    picture = picture * exposure + PIXEL_NOISE * noise
-    shown: UInt8[np.ndarray, "rows cols 3"] = np.clip(picture * 255, 0, 255).astype(np.uint8)
-    return shown
+    return picture
 
 
 def _shade(yaws: Float64[np.ndarray, " g"]) -> Float32[np.ndarray, "g 6"]:
@@ -125,7 +143,7 @@ def _shade(yaws: Float64[np.ndarray, " g"]) -> Float32[np.ndarray, "g 6"]:
 
 
 def points(
-    scene: Scene, config: WorldConfig, view: View, sensor: Sensor, rng: np.random.Generator
+    scene: Scene, config: StreetConfig, view: View, sensor: Sensor, rng: np.random.Generator
 ) -> Float32[np.ndarray, "n 5"]:
     """LiDAR returns (x, y, z, intensity 0..255, ring) in the sensor frame, metres."""
     hits = view.hits

@@ -5,16 +5,18 @@ Axes: B batch, M boxes (padded), K foreground cells (padded), C channels, H rows
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.grid import BEVGrid
+from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
 from store.schema import Need, Target
 
@@ -65,11 +67,15 @@ class MethodContext:
         grid: Grid of all BEV maps.
         student_channels: Channels of the student's BEV maps.
         teacher_channels: Channels of the cached BEV maps.
+        classes: Names, in the order of labels.
+        anchors: Of the student's head; None for a centre head.
     """
 
     grid: BEVGrid
+    classes: tuple[str, ...]
     student_channels: Mapping[Target, int]
     teacher_channels: Mapping[Target, int]
+    anchors: AnchorConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +84,48 @@ class StudentMaps:
 
     Attributes:
         features: BEV maps before (``BEV_LOW``) and after (``BEV_HIGH``) the BEV backbone.
-        head: Heatmap logits and box codes.
+        head: Heatmap logits and box codes, or what the anchor head says.
     """
 
     features: Mapping[Target, Float[Tensor, "b _ h w"]]
-    head: CenterMaps
+    head: CenterMaps | AnchorMaps
+
+    @property
+    def center(self) -> CenterMaps:
+        """The head, where it is a centre head: the registry gives no other to a method for it."""
+        assert isinstance(self.head, CenterMaps), f"found {type(self.head).__name__}"
+        return self.head
+
+    @property
+    def anchors(self) -> AnchorMaps:
+        """The head, where it is an anchor head."""
+        assert isinstance(self.head, AnchorMaps), f"found {type(self.head).__name__}"
+        return self.head
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorTargets:
+    """What the cache holds at the positive anchors of a batch, in the student's frame.
+
+    Attributes:
+        index: Which anchor; 0 on padding.
+        object: Which ground-truth box it answers for.
+        box: The teacher's, x y z l w h yaw, metres; the yaw before the direction classifier.
+        direction: The half turn in which the teacher's heading lies (``nets/anchor_loss.py``).
+        score: The teacher's, for that box's class.
+        valid: False on padding.
+    """
+
+    index: Int64[Tensor, "b k"]
+    object: Int64[Tensor, "b k"]
+    box: Float[Tensor, "b k 7"]
+    direction: Int64[Tensor, "b k"]
+    score: Float[Tensor, "b k"]
+    valid: Bool[Tensor, "b k"]
+
+    def to(self, device: torch.device) -> "AnchorTargets":
+        """The same targets on another device."""
+        return AnchorTargets(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +138,27 @@ class TeacherTargets:
         answered: False on padding and where the teacher has no box (centre off its grid).
         cells: Centres (x, y) of the teacher's foreground cells, metres; they are points, so they
             need not be cell centres of the augmented frame.
-        cell_weight: Ground truth's heatmap (largest class) there; 0 on padding and off the grid.
+        cell_valid: False on padding and off the grid.
+        cell_weight: Ground truth's heatmap (largest class) there, if a Gaussian mask is read; 0
+            where not valid.
         at_cells: The teacher's features and heatmap logits at the cells, by target.
         at_points: Its features at the nine points of each box (``frames/box_points.py``).
         relation: Cosines between its high-level features at these (``nets/box_features.py``).
+        anchors: At positive anchors.
+        maps: Whole maps, by target.
     """
 
     boxes: Float[Tensor, "b m 9"] | None = None
     scores: Float[Tensor, "b m"] | None = None
     answered: Bool[Tensor, "b m"] | None = None
     cells: Float[Tensor, "b k 2"] | None = None
+    cell_valid: Bool[Tensor, "b k"] | None = None
     cell_weight: Float[Tensor, "b k"] | None = None
     at_cells: Mapping[Target, Float[Tensor, "b k _"]] = field(default_factory=dict)
     at_points: Mapping[Target, Float[Tensor, "b m 9 _"]] = field(default_factory=dict)
     relation: Float[Tensor, "b m 45"] | None = None
+    anchors: AnchorTargets | None = None
+    maps: Mapping[Target, Float[Tensor, "b _ h w"]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "TeacherTargets":
         """The same targets on another device."""
@@ -121,10 +171,13 @@ class TeacherTargets:
             scores=move(self.scores),
             answered=move(self.answered),
             cells=move(self.cells),
+            cell_valid=move(self.cell_valid),
             cell_weight=move(self.cell_weight),
             at_cells={name: value.to(device) for name, value in self.at_cells.items()},
             at_points={name: value.to(device) for name, value in self.at_points.items()},
             relation=move(self.relation),
+            maps={name: value.to(device) for name, value in self.maps.items()},
+            anchors=None if self.anchors is None else self.anchors.to(device),
         )
 
 
@@ -154,8 +207,13 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def needs(cls, config: MethodConfig) -> frozenset[Need]:
-        """Which teacher targets, at which places, the losses read: exactly these."""
+    def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:
+        """Which teacher targets, at which places, the losses read: exactly these.
+
+        Args:
+            config: Of the method.
+            anchors: Of the student's head; None for a centre head.
+        """
 
     @abstractmethod
     def forward(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.heatmap import on_grid
 from store.schema import Need, Places, Target
@@ -56,7 +57,11 @@ class Imitation(Method):
         self.adapter = nn.Linear(context.student_channels[level], context.teacher_channels[level])
 
     @classmethod
-    def needs(cls, config: MethodConfig) -> frozenset[Need]:
+    def needs(
+        cls,
+        config: MethodConfig,
+        anchors: AnchorConfig | None,  # noqa: ARG003
+    ) -> frozenset[Need]:
         """The chosen BEV map and the heatmap logits, at the foreground cells."""
         assert isinstance(config, ImitationConfig), f"got {type(config).__name__}"
         targets = (config.level, Target.HEATMAP_LOGIT)
@@ -75,7 +80,7 @@ class Imitation(Method):
         if self.config.mask == "binary":
             weight = (weight > 0).to(weight)
         feature = feature_loss(student_feature, targets.at_cells[level], weight)
-        logit = read_at(student.head.heatmap_logit, points)
+        logit = read_at(student.center.heatmap_logit, points)
         count = on_grid(boxes, self.context.grid).sum()
         heatmap = heatmap_loss(logit, targets.at_cells[Target.HEATMAP_LOGIT], weight > 0, count)
         return MethodResult(

@@ -1,4 +1,4 @@
-"""StereoDistill's two losses on anchors, XGD and CLD, as functions of tensors.
+"""StereoDistill on anchors: XGD and CLD; together they are the method ``stereodistill``.
 
 StereoDistill (Liu et al., AAAI 2023, arXiv 2301.01615); no code was released, and the paper's
 equations could not be read: every choice of the specification (parts 5 and 6) is a config value.
@@ -11,18 +11,44 @@ Axes: N positive anchors, Q cells, A anchors of a cell, C classes. Codes: ``fram
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from pydantic import Field, PositiveFloat
+from jaxtyping import Bool, Float, Int64
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from frames.anchor_code import decode_at_anchors
+from frames.anchor_code import decode_at_anchors, encode_at_anchors
+from frames.anchors import AnchorConfig
+from frames.boxes import BoxBatch
 from frames.geometry import wrap_angle
-from student_train.methods.base import MethodConfig
-from student_train.methods.xgd import GateConfig, gate
+from frames.rotated_iou import iou_3d
+from store.schema import Need, Places, Target
+from student_train.methods.at_anchors import (
+    Positives,
+    among_top,
+    anchors_of,
+    boxes_at_anchors,
+    cells_of,
+    in_footprints,
+    in_positive_cells,
+    logits_around_objects,
+    logits_at,
+    logits_at_positives,
+    read_positives,
+    with_boxes_of_objects,
+)
+from student_train.methods.base import (
+    Method,
+    MethodConfig,
+    MethodContext,
+    MethodResult,
+    StudentMaps,
+    TeacherTargets,
+    TermConfig,
+)
+from student_train.methods.xgd import GateConfig, gate, kept_fractions
 
 POSITION, SIZE, HEADING = slice(0, 3), slice(3, 6), slice(6, 7)
 Parts = dict[str, tuple[slice, ...]]
@@ -39,8 +65,20 @@ GROUPS: dict[str, Parts] = {
         "heading": (HEADING,),
     },
 }
+# The whole-box threshold that the log compares with (specification, part 5.3).
+WHOLE_BOX_IOU, WHOLE_BOX_SCORE = 0.7, 0.3
 # As in the supervised loss: fewer positives, or cells, count as so many.
 LEAST_COUNT = 10
+
+
+class BoxWeights(BaseModel):
+    """Weight of each component."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    position: float = Field(1.0, ge=0)
+    size: float = Field(1.0, ge=0)
+    heading: float = Field(1.0, ge=0)
 
 
 class AnchorXgdConfig(GateConfig):
@@ -50,18 +88,29 @@ class AnchorXgdConfig(GateConfig):
         space: Where pilots are compared: the code, or metres and radians.
         granularity: Components as in the paper's figure, height apart, single numbers, or the
             whole box (kept only if every component is).
+        match: The teacher's box at the same anchor, or its surest box of the object, at all
+            anchors of that object.
+        min_score: A teacher box that scores lower for the object's class is not distilled.
+        min_iou: Nor is one whose 3D IoU with the object is below.
         loss: Distance between the codes; the heading's is that of the sine of the difference.
         beta: Where smooth L1 turns linear.
         normaliser: Positive anchors, as the supervised loss counts, or kept components.
-        weight: Of the whole term; the supervised box loss has the same.
+        component_weight: Weight of each component.
+        iou: Weight of 1 - 3D IoU with the teacher's box, at anchors whose components are all kept.
+        box: Strength of the whole term; the supervised box loss has the same weight.
     """
 
     space: Literal["code", "metric"] = "code"
     granularity: Literal["components", "split_z", "scalars", "whole_box"] = "components"
+    match: Literal["anchor", "object"] = "anchor"
+    min_score: float = Field(0.0, ge=0, lt=1)
+    min_iou: float = Field(0.0, ge=0, lt=1)
     loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: PositiveFloat = 1 / 9
     normaliser: Literal["positives", "kept"] = "positives"
-    weight: float = Field(0.5, ge=0)
+    component_weight: BoxWeights = BoxWeights()
+    iou: float = Field(0.0, ge=0)
+    box: TermConfig = TermConfig(weight=0.5)
 
 
 class CldConfig(MethodConfig):
@@ -74,14 +123,121 @@ class CldConfig(MethodConfig):
             their sum.
         divergence: Kullback-Leibler from the teacher's, or Jensen-Shannon.
         temperature: Divides the logits; the loss is multiplied by its square.
-        weight: Of the whole term.
+        cells: Those with a positive anchor, those inside objects, the ``top`` ones by the
+            teacher's likeliest class, or all; the last two read whole maps.
+        top: How many cells of a frame are ``top``.
+        certain: Whether a cell counts by the teacher's largest probability there.
+        superset: Whether a dump for it keeps the logits around objects too, for the other mask
+            that reads places; else those of the chosen cells alone.
+        logit: Strength of the term.
     """
 
     flatten: Literal["all", "per_class", "own_class", "max_class"] = "all"
     probability: Literal["softmax", "softmax_with_nothing", "sigmoid"] = "softmax"
     divergence: Literal["kl", "js"] = "kl"
     temperature: PositiveFloat = 1.0
-    weight: float = Field(1.0, ge=0)
+    cells: Literal["positive", "footprint", "top", "all"] = "positive"
+    top: PositiveInt = 100
+    certain: bool = False
+    superset: bool = True
+    logit: TermConfig = TermConfig()
+
+
+class Xgd(Method):
+    """Distil, component by component, what of the teacher's boxes points the right way."""
+
+    config_type: ClassVar[type[MethodConfig]] = AnchorXgdConfig
+    config: AnchorXgdConfig
+    table: Tensor
+
+    def __init__(self, config: AnchorXgdConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.register_buffer("table", anchors_of(context).boxes(), persistent=False)
+
+    @classmethod
+    def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:
+        """The teacher's box at every positive anchor, or its surest of every object."""
+        assert isinstance(config, AnchorXgdConfig), f"got {type(config).__name__}"
+        objects = {Need(Target.BOXES, Places.BOXES)} if config.match == "object" else set()
+        return frozenset(objects | {boxes_at_anchors(anchors)})
+
+    def forward(
+        self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
+    ) -> MethodResult:
+        """See :class:`Method`."""
+        found = read_positives(student, targets, boxes, self.table)
+        if self.config.match == "object":
+            found = with_boxes_of_objects(found, targets)
+        overlap = iou_3d(found.teacher, found.truth)
+        usable = (found.score >= self.config.min_score) & (overlap >= self.config.min_iou)
+        chosen = found.where(usable)
+        kept, losses = anchor_xgd(
+            chosen.code,
+            encode_at_anchors(chosen.teacher, chosen.anchors),
+            encode_at_anchors(chosen.truth, chosen.anchors),
+            chosen.anchors,
+            self.config,
+        )
+        frames, positives = len(boxes.valid), len(usable)
+        term = xgd_loss(kept, losses, positives, frames, self.config)
+        if self.config.iou:
+            missing = iou_to_teacher(kept, chosen).sum() / max(positives, LEAST_COUNT * frames)
+            term = term + self.config.iou * missing
+        figures = kept_fractions(kept, chosen.label, self.context.classes)
+        if positives:
+            sure = (overlap >= WHOLE_BOX_IOU) & (found.score >= WHOLE_BOX_SCORE)
+            figures["kept/whole_box_threshold"] = sure.float().mean()
+        return MethodResult({"box": term}, figures)
+
+
+class Cld(Method):
+    """Distil which anchor and class is the likeliest at a cell."""
+
+    config_type: ClassVar[type[MethodConfig]] = CldConfig
+    config: CldConfig
+
+    def __init__(self, config: CldConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+
+    @classmethod
+    def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:
+        """The teacher's logits at the cells."""
+        assert isinstance(config, CldConfig), f"got {type(config).__name__}"
+        if config.cells in ("top", "all"):
+            return frozenset({Need(Target.ANCHOR_LOGIT, Places.MAP)})
+        positive, around = logits_at_positives(anchors), logits_around_objects()
+        if config.superset:
+            return positive | around
+        return positive if config.cells == "positive" else around
+
+    def forward(
+        self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
+    ) -> MethodResult:
+        """See :class:`Method`."""
+        anchors = anchors_of(self.context)
+        theirs, cell, valid = self._logits(targets)
+        if self.config.cells == "positive":
+            valid = valid & in_positive_cells(cell, targets, anchors)
+        elif self.config.cells == "footprint":
+            valid = valid & in_footprints(anchors.grid.cell_centres(cell), boxes)
+        elif self.config.cells == "top":
+            valid = valid & among_top(theirs, self.config.top)
+        ours = logits_at(student, cell, anchors)
+        term = cld_loss(
+            ours[valid], theirs[valid].view(-1, *ours.shape[2:]), len(cell), self.config
+        )
+        return MethodResult({"logit": term})
+
+    def _logits(
+        self, targets: TeacherTargets
+    ) -> tuple[Float[Tensor, "b q ac"], Int64[Tensor, "b q"], Bool[Tensor, "b q"]]:
+        """The teacher's logits, at which cells, and which of them are no padding."""
+        if Target.ANCHOR_LOGIT in targets.maps:
+            logit = targets.maps[Target.ANCHOR_LOGIT].flatten(2).mT.float()
+            cell = torch.arange(logit.shape[1], device=logit.device).expand(logit.shape[:2])
+            return logit, cell, torch.ones_like(cell, dtype=torch.bool)
+        cell, valid = cells_of(targets, self.context.grid)
+        return targets.at_cells[Target.ANCHOR_LOGIT].float(), cell, valid
 
 
 def anchor_xgd(
@@ -129,6 +285,7 @@ def anchor_xgd(
 def xgd_loss(
     kept: dict[str, Float[Tensor, "n _"]],
     losses: dict[str, Float[Tensor, " n"]],
+    positives: int,
     frames: int,
     config: AnchorXgdConfig,
 ) -> Float[Tensor, ""]:
@@ -137,16 +294,26 @@ def xgd_loss(
     Args:
         kept: Of all positive anchors of the batch, from :func:`anchor_xgd`.
         losses: Likewise.
+        positives: Anchors of the batch, those included that were filtered out before.
         frames: Of the batch.
         config: Switches.
     """
-    total = torch.stack(list(losses.values())).sum()
+    total = torch.stack(
+        [getattr(config.component_weight, name) * losses[name].sum() for name in losses]
+    ).sum()
     if config.normaliser == "positives":
-        count = total.new_tensor(len(losses["heading"]) / frames)
+        count = total.new_tensor(positives / frames)
     else:
         count = torch.stack([(part > 0).float().mean(1).sum() for part in kept.values()]).sum()
         count = count / frames
-    return config.weight * total / count.clamp(min=LEAST_COUNT) / frames
+    return config.box.weight * total / count.clamp(min=LEAST_COUNT) / frames
+
+
+def iou_to_teacher(kept: dict[str, Float[Tensor, "n _"]], chosen: Positives) -> Float[Tensor, " n"]:
+    """1 - 3D IoU of the student's with the teacher's box, where all components are kept."""
+    whole = torch.cat(list(kept.values()), 1).amin(1)
+    ours = decode_at_anchors(chosen.code, chosen.anchors)
+    return (1 - iou_3d(ours, chosen.teacher.detach())) * whole
 
 
 def cld_loss(
@@ -163,8 +330,11 @@ def cld_loss(
         frames: Of the batch; the cells are averaged over them, as positives are.
         config: Switches.
     """
-    total = config.temperature**2 * cld_per_cell(student, teacher.detach(), config).sum()
-    return config.weight * total / max(len(student) / frames, LEAST_COUNT) / frames
+    per_cell = cld_per_cell(student, teacher.detach(), config)
+    if config.certain:
+        per_cell = per_cell * teacher.detach().sigmoid().flatten(1).amax(1)
+    total = config.temperature**2 * per_cell.sum()
+    return config.logit.weight * total / max(len(student) / frames, LEAST_COUNT) / frames
 
 
 def cld_per_cell(

@@ -10,7 +10,8 @@ Matching has no meaning here: teacher, student and ground truth share the cell.
 Axes: N boxes, codes as in ``frames/box_code.py``.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from frames.anchors import AnchorConfig
 from frames.box_code import (
     CODE_VELOCITY,
     HEIGHT,
@@ -29,7 +31,6 @@ from frames.box_code import (
     encode_boxes_at,
 )
 from frames.boxes import BoxBatch
-from frames.detection_classes import DETECTION_CLASSES
 from frames.geometry import wrap_angle
 from frames.heatmap import on_grid
 from nets.center_head import codes_at
@@ -44,6 +45,7 @@ from student_train.methods.base import (
     TermConfig,
 )
 
+RIGHT_ANGLE = 90.0
 COMPONENTS: dict[str, slice] = {
     "position": slice(0, 3),
     "size": LOG_SIZE,
@@ -81,14 +83,16 @@ class GateConfig(MethodConfig):
     """Which of the teacher's components are distilled.
 
     Attributes:
-        gate: ``acute`` keeps a component if the pilots' angle is below 90 degrees; ``cosine`` and
-            ``cosine_squared`` weight it; ``closer`` asks that the teacher be nearer to the
+        gate: ``acute`` keeps a component if the pilots' angle is below ``max_angle``; ``cosine``
+            and ``cosine_squared`` weight it; ``closer`` asks that the teacher be nearer to the
             ground truth than the student is, |t - g| < |s - g|; ``static`` looks at the
             teacher's error alone, |t - g| < tolerance; ``none`` keeps everything.
+        max_angle: Degrees between the pilots below which ``acute`` keeps a component.
         tolerance: Largest teacher error of the static gate, in the units of the pilots' space.
     """
 
     gate: Literal["acute", "cosine", "cosine_squared", "closer", "static", "none"] = "acute"
+    max_angle: float = Field(RIGHT_ANGLE, gt=0, le=RIGHT_ANGLE)
     tolerance: float = Field(0.5, gt=0)
 
 
@@ -127,7 +131,11 @@ class Xgd(Method):
         super().__init__(config, context)
 
     @classmethod
-    def needs(cls, config: MethodConfig) -> frozenset[Need]:  # noqa: ARG003
+    def needs(
+        cls,
+        config: MethodConfig,  # noqa: ARG003
+        anchors: AnchorConfig | None,  # noqa: ARG003
+    ) -> frozenset[Need]:
         """The teacher's box for every ground-truth box."""
         return frozenset({Need(Target.BOXES, Places.BOXES)})
 
@@ -142,7 +150,7 @@ class Xgd(Method):
         present = on_grid(boxes, grid)
         chosen = present & targets.answered & (targets.scores >= self.config.min_score)
         cell = grid.cell_index(boxes.values[..., :2])
-        code = codes_at(student.head, boxes.labels, cell)
+        code = codes_at(student.center, boxes.labels, cell)
         kept, losses = xgd_components(
             code[chosen].float(),
             encode_boxes_at(targets.boxes[chosen], cell[chosen], grid),
@@ -158,7 +166,8 @@ class Xgd(Method):
         else:
             count = torch.stack([(kept[name] > 0).float().mean(1).sum() for name in kept]).sum()
         term = self.config.box.weight * total / count.clamp(min=1)
-        return MethodResult({"box": term}, kept_fractions(kept, boxes.labels[chosen]))
+        figures = kept_fractions(kept, boxes.labels[chosen], self.context.classes)
+        return MethodResult({"box": term}, figures)
 
 
 def xgd_components(
@@ -247,7 +256,9 @@ def gate(
         return torch.ones_like(inner)
     if config.gate == "acute":
         # The inner product, never a division: a zero vector gives 0 and is dropped.
-        return (inner > 0).to(inner)
+        least = 0.0 if config.max_angle == RIGHT_ANGLE else math.cos(math.radians(config.max_angle))
+        sizes = torch.stack([to_teacher, to_truth]).square().sum(2).sqrt().prod(0)
+        return (inner > least * sizes).to(inner)
     if config.gate == "closer":
         return (error.square() < to_truth.square().sum(1)).to(inner)
     if config.gate == "static":
@@ -257,7 +268,7 @@ def gate(
 
 
 def kept_fractions(
-    kept: Mapping[str, Float[Tensor, "n _"]], labels: Tensor
+    kept: Mapping[str, Float[Tensor, "n _"]], labels: Tensor, classes: Sequence[str]
 ) -> dict[str, Float[Tensor, ""]]:
     """Mean gate weight by component, by component and class, and of boxes kept whole."""
     if not len(labels):
@@ -267,7 +278,7 @@ def kept_fractions(
     for name, weight in kept.items():
         figures[f"kept/{name}"] = weight.mean()
         for label in sorted(set(labels.tolist())):
-            figures[f"kept/{name}/{DETECTION_CLASSES[label]}"] = weight[labels == label].mean()
+            figures[f"kept/{name}/{classes[label]}"] = weight[labels == label].mean()
     return figures
 
 

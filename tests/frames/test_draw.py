@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from frames.detection_classes import DETECTION_CLASSES
 from frames.draw import Layer, box_segments, draw_frame
 from frames.frame import Camera, Frame
 from frames.geometry import SE3
@@ -77,13 +78,14 @@ def test_a_picture_shows_every_layer(
 ):
     frame = frames[scene]
     assert len(frame.cameras) == cameras
+    names = tuple(DETECTION_CLASSES[label] for label in frame.boxes.labels)
     layers = [
-        Layer(name="truth", colour="#00ff00", boxes=frame.boxes.values, labels=frame.boxes.labels),
+        Layer(name="truth", colour="#00ff00", boxes=frame.boxes.values, names=names),
         Layer(
             name="student",
             colour="#ff0000",
             boxes=frame.boxes.values + torch.tensor([9.0] + [0.0] * 8),
-            labels=frame.boxes.labels,
+            names=names,
             scores=torch.ones(len(frame.boxes)),
         ),
     ]

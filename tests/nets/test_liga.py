@@ -94,7 +94,7 @@ def test_a_step_reaches_every_parameter():
     maps = liga(*images, torch.tensor([20.0, 30.0]), CAMERA.expand(2, 3, 4))
     assert maps.bev.anchors.logit.shape == (2, 16 * 16 * 6, 3)
     assert maps.depth_logit.shape == (2, 32, 64, 128)
-    assert maps.volume.shape == (2, 8, 2, 16, 16)
+    assert maps.volume.shape == (2, 8 * 2, 16, 16)
     parts = (
         maps.depth_logit,
         maps.bev.anchors.logit,

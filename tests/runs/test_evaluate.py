@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageColor
 
 from frames.dataset import read_frames
+from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
 from frames.errors import DataError
 from frames.frame import Frame
@@ -76,7 +77,7 @@ def test_pictures_show_every_detector_and_hide_what_is_unsure(frames: list[Frame
             "teacher": {frame.token: one_box(score, x=10)},
             "student": {frame.token: one_box(score, x=-10)},
         }
-        (path,) = draw_pictures([frame], found, GRID, tmp_path / str(score))
+        (path,) = draw_pictures([frame], found, GRID, tmp_path / str(score), DETECTION_CLASSES)
         assert path.name == f"{frame.token}.png"
         seen[score] = {name: shows(path, colour) for name, colour in COLOURS.items()}
     assert seen[1.0]["ground truth"] > 300
@@ -89,8 +90,8 @@ def test_pictures_need_no_lidar_file(frames: list[Frame], tmp_path: Path):
     frame = frames[1]
     blind = without_points(frame, tmp_path)
     found = {"student": {frame.token: one_box(0.9)}}
-    (with_points,) = draw_pictures([frame], found, GRID, tmp_path / "with")
-    (without,) = draw_pictures([blind], found, GRID, tmp_path / "without")
+    (with_points,) = draw_pictures([frame], found, GRID, tmp_path / "with", DETECTION_CLASSES)
+    (without,) = draw_pictures([blind], found, GRID, tmp_path / "without", DETECTION_CLASSES)
     with Image.open(with_points) as a, Image.open(without) as b:
         assert a.size == b.size
         difference = np.abs(np.asarray(a.convert("RGB")).astype(int) - np.asarray(b.convert("RGB")))
@@ -105,4 +106,4 @@ def test_a_damaged_lidar_file_is_an_error_not_an_empty_picture(frames: list[Fram
     for sweep in broken.sweeps:
         sweep.path.write_bytes(b"123")
     with pytest.raises(DataError, match="3 bytes, not a positive multiple of 20"):
-        draw_pictures([broken], {}, GRID, tmp_path / "pictures")
+        draw_pictures([broken], {}, GRID, tmp_path / "pictures", DETECTION_CLASSES)

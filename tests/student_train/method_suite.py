@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
+from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
 from frames.heatmap import center_heatmap
 from nets.center_head import CenterMaps, codes_at
@@ -22,6 +23,7 @@ CONTEXT = MethodContext(
     grid=GRID,
     student_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS},
     teacher_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS},
+    classes=DETECTION_CLASSES,
 )
 
 
@@ -55,7 +57,7 @@ def targets_of(maps: StudentMaps, frames: list[Boxes3D]) -> TeacherTargets:
     cells = torch.zeros(len(frames), width, 2)
     weight = torch.zeros(len(frames), width)
     heatmap = center_heatmap(boxes, GRID, 10).amax(1).flatten(1)
-    maps_of = {Target.HEATMAP_LOGIT: maps.head.heatmap_logit, **maps.features}
+    maps_of = {Target.HEATMAP_LOGIT: maps.center.heatmap_logit, **maps.features}
     at_cells = {t: torch.zeros(len(frames), width, m.shape[1]) for t, m in maps_of.items()}
     for b, own in enumerate(index):
         cells[b, : len(own)] = GRID.cell_centres(own)
@@ -65,7 +67,7 @@ def targets_of(maps: StudentMaps, frames: list[Boxes3D]) -> TeacherTargets:
                 at_cells[target][b, k] = values[b, :, cell // 16, cell % 16]
     cell = GRID.cell_index(boxes.values[..., :2])
     return TeacherTargets(
-        boxes=decode_boxes(codes_at(maps.head, boxes.labels, cell), cell, GRID),
+        boxes=decode_boxes(codes_at(maps.center, boxes.labels, cell), cell, GRID),
         scores=boxes.valid.float(),
         answered=boxes.valid,
         cells=cells,
@@ -76,13 +78,13 @@ def targets_of(maps: StudentMaps, frames: list[Boxes3D]) -> TeacherTargets:
 
 def with_gradient(maps: StudentMaps) -> StudentMaps:
     features = {t: m.clone().requires_grad_() for t, m in maps.features.items()}
-    logit = maps.head.heatmap_logit.clone().requires_grad_()
-    code = maps.head.box_code.clone().requires_grad_()
+    logit = maps.center.heatmap_logit.clone().requires_grad_()
+    code = maps.center.box_code.clone().requires_grad_()
     return StudentMaps(features, CenterMaps(logit, code, CLASS_TASK))
 
 
 def leaves(maps: StudentMaps) -> list[Tensor]:
-    return [*maps.features.values(), maps.head.heatmap_logit, maps.head.box_code]
+    return [*maps.features.values(), maps.center.heatmap_logit, maps.center.box_code]
 
 
 class MethodSuite:
@@ -151,7 +153,7 @@ class MethodSuite:
 
         def one(maps: StudentMaps, b: int) -> StudentMaps:
             features = {t: m[b : b + 1] for t, m in maps.features.items()}
-            head = maps.head
+            head = maps.center
             return StudentMaps(
                 features,
                 CenterMaps(head.heatmap_logit[b : b + 1], head.box_code[b : b + 1], CLASS_TASK),
@@ -171,7 +173,7 @@ class MethodSuite:
 
     def test_it_reads_exactly_what_it_declares(self, frames: list[Boxes3D]):
         method = self.build()
-        needs = method.needs(method.config)
+        needs = method.needs(method.config, None)
         targets = targets_of(some_maps(4, 2), frames)
         at_cells = {need.target for need in needs if need.places is Places.CELLS}
         boxes = any(need.target is Target.BOXES for need in needs)

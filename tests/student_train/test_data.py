@@ -21,14 +21,13 @@ from store.reader import Cache, open_cache
 from store.schema import Need, Places, Target
 from student_train.config import StudentRun
 from student_train.data import (
-    CameraInput,
     StudentBatch,
     StudentDataset,
     StudentExample,
-    camera_input,
-    check_cameras,
 )
+from student_train.students.camera_input import CameraInput, check_cameras
 from tests.command import succeed
+from tests.student_train.seen import seen
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import student_run, write_student_toml
 from tests.web_server import served
@@ -90,9 +89,9 @@ def test_a_boxs_centre_is_where_the_augmented_image_shows_it(
         for position in range(2 if seeing else 0):
             example = StudentDataset([marked], run, None, ())[0, 10 * index + position]
             for view in seeing:
-                found = bright_spot(example.cameras.images[0, view])
-                expected = project_augmented(example.boxes.values[index, :3], example.cameras, view)
-                height, width = run.image_augment.out_size
+                found = bright_spot(seen(example).images[0, view])
+                expected = project_augmented(example.boxes.values[index, :3], seen(example), view)
+                height, width = seen(example).images.shape[3:]
                 margin = torch.minimum(expected, torch.tensor([width - 1, height - 1]) - expected)
                 if (margin < 5).any():
                     continue
@@ -144,7 +143,7 @@ def test_boxes_targets_and_geometry_share_one_augmentation(
     matrices = set()
     for position in range(4):
         example = data[0, position]
-        matrix = example.cameras.geometry.augmented_from_ego[0]
+        matrix = seen(example).geometry.augmented_from_ego[0]
         augment = BevAugment(torch.cat([matrix[:2, :2], matrix[:2, 3:]], dim=1))
         assert example.boxes.values.equal(augment.boxes(frames[0].boxes.values))
         row = cache[frames[0].token]
@@ -162,8 +161,9 @@ def test_boxes_targets_and_geometry_share_one_augmentation(
 
 def test_testing_augments_nothing(run: StudentRun, frames: list[Frame]):
     identity = BevAugment.identity()
-    first, second = (camera_input(frames[0], run, identity, None) for _ in range(2))
+    first, second = (run.reader.read(frames[0], identity, None) for _ in range(2))
     assert same(first, second)
+    assert isinstance(first, CameraInput)
     assert first.geometry.augmented_from_ego[0].equal(torch.eye(4))
     # 48 x 132 to 32 x 88: the whole image, two thirds as large; pixel centres stay centres.
     expected = torch.tensor([[2 / 3, 0, -1 / 6], [0, 2 / 3, -1 / 6], [0, 0, 1]])
@@ -173,11 +173,11 @@ def test_testing_augments_nothing(run: StudentRun, frames: list[Frame]):
 def test_depth_is_loaded_only_where_it_is_asked_for(
     run: StudentRun, frames: list[Frame], world: Path, tmp_path: Path
 ):
-    assert StudentDataset(frames, run, None, ())[0, 0].depth is None
+    assert seen(StudentDataset(frames, run, None, ())[0, 0]).depth is None
     supervised = student_run(tmp_path, world, depth=1.0)
-    depth = StudentDataset(frames, supervised, None, ())[0, 0].depth
+    depth = seen(StudentDataset(frames, supervised, None, ())[0, 0]).depth
     assert depth is not None
-    assert depth.shape == (6, 4, 11)
+    assert depth.shape == (1, 6, 4, 11)
     assert (depth > 0).float().mean() > 0.2
 
 
@@ -208,11 +208,11 @@ def test_a_batch_holds_its_frames_in_order(run: StudentRun, frames: list[Frame],
     data = StudentDataset(frames, run, cache, NEEDS)
     examples: list[StudentExample] = [data[k, k] for k in range(3)]
     batch = StudentDataset.collate(examples)
-    assert batch.depth is None
+    assert seen(batch).depth is None
     for b, example in enumerate(examples):
-        assert batch.cameras.images[b].equal(example.cameras.images[0])
-        matrix = batch.cameras.geometry.augmented_from_ego[b]
-        assert matrix.equal(example.cameras.geometry.augmented_from_ego[0])
+        assert seen(batch).images[b].equal(seen(example).images[0])
+        matrix = seen(batch).geometry.augmented_from_ego[b]
+        assert matrix.equal(seen(example).geometry.augmented_from_ego[0])
         assert batch.boxes.values[b, : len(example.boxes)].equal(example.boxes.values)
     assert batch.targets.boxes is not None
     assert batch.targets.boxes.shape[1] == batch.boxes.values.shape[1]

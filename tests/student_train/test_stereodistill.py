@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from frames.anchors import AnchorConfig
+from student_train.methods.base import TermConfig
 from student_train.methods.stereodistill import (
     AnchorXgdConfig,
     CldConfig,
@@ -14,6 +15,7 @@ from student_train.methods.stereodistill import (
     xgd_loss,
 )
 
+ONE = TermConfig(weight=1)
 # The specification's golden vectors, parts 5.4 and 6.4.
 S = torch.tensor(
     [
@@ -58,7 +60,7 @@ FLIP = torch.tensor([1, -1, 1, 1, 1, 1, -1], dtype=torch.float64)
 
 
 def total(student: Tensor, teacher: Tensor, truth: Tensor, config: AnchorXgdConfig) -> Tensor:
-    return xgd_loss(*anchor_xgd(student, teacher, truth, ANCHORS, config), 1, config)
+    return xgd_loss(*anchor_xgd(student, teacher, truth, ANCHORS, config), 3, 1, config)
 
 
 def test_xgds_golden_vectors():
@@ -69,7 +71,7 @@ def test_xgds_golden_vectors():
     assert losses["position"].tolist() == pytest.approx([0.026550, 0, 0.027450], abs=1e-6)
     assert losses["size"].tolist() == pytest.approx([0.006300, 0.009450, 0], abs=1e-6)
     assert losses["heading"].tolist() == pytest.approx([0.074079, 0, 0.093883], abs=1e-6)
-    found = total(S, T, G, AnchorXgdConfig(weight=1))
+    found = total(S, T, G, AnchorXgdConfig(box=ONE))
     assert found.item() == pytest.approx(0.023771, abs=1e-6)
 
 
@@ -126,7 +128,7 @@ def test_a_batch_is_the_mean_of_its_frames():
     config = AnchorXgdConfig()
     s, t, g, anchors = (torch.cat([x, x]) for x in (S, T, G, ANCHORS))
     twice = anchor_xgd(s, t, g, anchors, config)
-    assert xgd_loss(*twice, 2, config).item() == pytest.approx(total(S, T, G, config).item())
+    assert xgd_loss(*twice, 6, 2, config).item() == pytest.approx(total(S, T, G, config).item())
     cld = CldConfig()
     both = cld_loss(torch.cat([ZS, ZS]), torch.cat([ZT, ZT]), 2, cld)
     assert both.item() == pytest.approx(cld_loss(ZS, ZT, 1, cld).item())
@@ -135,7 +137,7 @@ def test_a_batch_is_the_mean_of_its_frames():
 def test_no_positives_no_loss():
     student = torch.zeros(0, 7, requires_grad=True)
     config = AnchorXgdConfig(normaliser="kept")
-    loss = xgd_loss(*anchor_xgd(student, T[:0], G[:0], ANCHORS[:0], config), 2, config)
+    loss = xgd_loss(*anchor_xgd(student, T[:0], G[:0], ANCHORS[:0], config), 0, 2, config)
     logits = torch.zeros(0, 6, 3, requires_grad=True)
     loss = loss + cld_loss(logits, torch.zeros(0, 6, 3), 2, CldConfig())
     loss.backward()
@@ -166,9 +168,9 @@ def test_whole_boxes_are_kept_only_if_every_component_is():
 
 def test_kept_components_can_be_the_normaliser():
     s, t, g, anchors = (torch.cat([x] * 20) for x in (S, T, G, ANCHORS))
-    config = AnchorXgdConfig(normaliser="kept", weight=1)
+    config = AnchorXgdConfig(normaliser="kept", box=ONE)
     # Six of nine components are kept; summed loss 0.237711.
-    found = xgd_loss(*anchor_xgd(s, t, g, anchors, config), 1, config).item()
+    found = xgd_loss(*anchor_xgd(s, t, g, anchors, config), 60, 1, config).item()
     assert found == pytest.approx(20 * 0.237711 / (20 * 6), abs=1e-6)
 
 
@@ -192,7 +194,7 @@ def test_clds_golden_vectors(config: CldConfig, expected: list[float]):
 
 def test_clds_term_by_hand():
     # Two cells count as ten.
-    found = cld_loss(ZS, ZT, 1, CldConfig(temperature=2, weight=3))
+    found = cld_loss(ZS, ZT, 1, CldConfig(temperature=2, logit=TermConfig(weight=3)))
     assert found.item() == pytest.approx(3 * 4 * (0.066153 + 0.059485) / 10, abs=1e-5)
 
 

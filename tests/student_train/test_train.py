@@ -13,18 +13,19 @@ from runs.metrics import last_values
 from store.errors import FingerprintError, MissingTargetError
 from store.reader import Cache, open_cache
 from store.schema import Target
-from student_train.config import MethodTables, StudentRun
+from student_train.config import StudentRun
 from student_train.data import StudentDataset
 from student_train.detector import StudentDetector
 from student_train.methods import METHODS
 from student_train.methods.xgd import XgdConfig
-from student_train.student import Student
+from student_train.students.camera import CameraStudent
+from student_train.students.kinds import build_student
 from student_train.train import StudentTraining, needs_of, train_student
 from tests.command import succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import student_run, write_student_toml
 
-COMBINATIONS = ["+".join(names) for k in (1, 2) for names in combinations(METHODS, k)]
+COMBINATIONS = ["+".join(names) for k in (1, 2) for names in combinations(METHODS["center"], k)]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -40,7 +41,7 @@ def test_every_combination_trains(world: Path, tmp_path: Path, cache: Cache, met
     path = train_student(run, used, out, resume=False, device="cpu")
     logged = last_values(out)
     names = () if method == "none" else method.split("+")
-    for name in METHODS:
+    for name in METHODS["center"]:
         assert any(key.startswith(f"loss/{name}/") for key in logged) == (name in names)
         assert any(key.startswith(f"share/{name}/") for key in logged) == (name in names)
     losses = {key: value for key, value in logged.items() if key.startswith("loss")}
@@ -51,7 +52,7 @@ def test_every_combination_trains(world: Path, tmp_path: Path, cache: Cache, met
     checkpoint = load_checkpoint(path, "student")
     assert checkpoint.notes["cache"] == (cache.manifest_hash if names else None)
     # The network alone: adapters are for training.
-    assert checkpoint.weights.keys() == Student(run.student).state_dict().keys()
+    assert checkpoint.weights.keys() == build_student(run.student).state_dict().keys()
 
 
 def test_terms_pull_as_hard_as_wanted(run: StudentRun, cache: Cache, frames: list[Frame]):
@@ -61,6 +62,7 @@ def test_terms_pull_as_hard_as_wanted(run: StudentRun, cache: Cache, frames: lis
     training = StudentTraining(run, cache)
     training.log_dict = lambda *_args, **_keys: None  # type: ignore[method-assign]
     kept: list[torch.Tensor] = []
+    assert isinstance(training.network, CameraStudent)
     training.network.lift.register_forward_hook(lambda _m, _i, output: kept.append(output))
     data = StudentDataset(frames, run, cache, needs_of(run))
     terms = training.loss_terms(data.collate([data[0, 0], data[1, 1]]))
@@ -82,7 +84,7 @@ def test_terms_pull_as_hard_as_wanted(run: StudentRun, cache: Cache, frames: lis
 
 def test_a_method_starts_when_it_is_told(world: Path, tmp_path: Path, cache: Cache):
     run = with_method(student_run(tmp_path, world, steps=4), "xgd")
-    late = MethodTables(xgd=XgdConfig(start=0.5))
+    late = run.methods.model_copy(update={"xgd": XgdConfig(start=0.5)})
     run = run.model_copy(update={"methods": late})
     train_student(run, cache, tmp_path / "out", resume=False, device="cpu")
     header, *rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()

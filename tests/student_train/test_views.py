@@ -23,6 +23,7 @@ from student_train.config import StudentRun
 from student_train.data import StudentDataset, StudentExample
 from teacher_dump.teachers import CenterPointTeacher, own_teacher
 from tests.command import command, succeed
+from tests.student_train.seen import seen
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import write_student_toml
 
@@ -49,7 +50,7 @@ def views(folder: Path) -> Cache:
 
 
 def augment_of(example: StudentExample) -> BevAugment:
-    matrix = example.cameras.geometry.augmented_from_ego[0]
+    matrix = seen(example).geometry.augmented_from_ego[0]
     return BevAugment(torch.cat([matrix[:2, :2], matrix[:2, 3:]], dim=1))
 
 

@@ -1,6 +1,7 @@
 """KITTI's protocol read literally: one frame, label, detection and threshold after the other."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +21,15 @@ from frames.kitti.scoring import (
 Frames = list[tuple[KittiLabels, KittiDetections]]
 
 
-def literal_scores(frames: Frames) -> dict[Setting, tuple[float, float]]:
+def literal_scores(
+    frames: Frames, difficulties: Sequence[Difficulty] = KITTI_DIFFICULTIES
+) -> dict[Setting, tuple[float, float]]:
     """R40 and R11 of every setting, in percent."""
     scores = {}
     for metric, sets in LEAST_OVERLAPS.items():
         overlaps = [_overlaps(metric, *frame) for frame in frames]
         for kind in KITTI_CLASSES:
-            for difficulty in KITTI_DIFFICULTIES:
+            for difficulty in difficulties:
                 roles = [_roles(kind, difficulty, *frame) for frame in frames]
                 for overlap in Overlap:
                     least = sets[overlap][kind]
@@ -96,6 +99,7 @@ def _roles(
             labels.occlusion[i] > difficulty.occlusion
             or labels.truncation[i] > difficulty.truncation
             or labels.bbox[i, 3] - labels.bbox[i, 1] <= difficulty.height
+            or not difficulty.near < labels.boxes[i, 0] < difficulty.far
         )
         if name == kind:
             of_labels.append(1 if too_hard else 0)
@@ -103,7 +107,8 @@ def _roles(
             of_labels.append(1 if name == neighbour else -1)
     of_detections = []
     for i, name in enumerate(detections.kinds):
-        if abs(detections.bbox[i, 3] - detections.bbox[i, 1]) < difficulty.height:
+        low = abs(detections.bbox[i, 3] - detections.bbox[i, 1]) < difficulty.height
+        if low or not difficulty.near < detections.boxes[i, 0] < difficulty.far:
             of_detections.append(1)
         else:
             of_detections.append(0 if name == kind else -1)

@@ -7,7 +7,7 @@ import pytest
 
 from frames.errors import DataError
 from frames.kitti.average_precision import Curve
-from frames.kitti.difficulty import KITTI_DIFFICULTIES, Difficulty
+from frames.kitti.difficulty import ARGOVERSE_DISTANCES, KITTI_DIFFICULTIES, Difficulty
 from frames.kitti.scoring import (
     KittiDetections,
     KittiLabels,
@@ -66,14 +66,26 @@ def same(first: KittiScores, second: KittiScores) -> None:
         np.testing.assert_allclose(second[setting].values, expected.values, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_the_protocol_read_literally(seed: int):
+# Objects of random frames lie 5 to 13 m away.
+BY_DEPTH = tuple(
+    replace(level, near=near, far=far)
+    for level, (near, far) in zip(KITTI_DIFFICULTIES, ((0, 9), (6, 11), (9, 20)), strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("seed", "difficulties"),
+    [(0, KITTI_DIFFICULTIES), (1, KITTI_DIFFICULTIES), (2, KITTI_DIFFICULTIES), (3, BY_DEPTH)],
+)
+def test_scores_are_those_of_the_protocol_read_literally(
+    seed: int, difficulties: tuple[Difficulty, ...]
+):
     generator = np.random.default_rng(seed)
     frames = [random_frame(generator) for _ in range(60)]
     labels = {str(i): labels for i, (labels, _) in enumerate(frames)}
     detections = {str(i): detections for i, (_, detections) in enumerate(frames)}
-    found = score_kitti(labels, detections)
-    expected = literal_scores(frames)
+    found = score_kitti(labels, detections, difficulties)
+    expected = literal_scores(frames, difficulties)
     assert found.keys() == expected.keys()
     for setting, (r40, r11) in expected.items():
         assert found[setting].r40 == pytest.approx(r40, abs=1e-9), setting
@@ -270,6 +282,23 @@ def test_other_difficulties_may_be_asked_for():
     detections = detections_of([thing(0, height=10)], [1.0])
     scores = score_kitti({"a": labels}, {"a": detections}, [*KITTI_DIFFICULTIES, near])
     assert [curve(scores, level=level) for level in ("hard", "all")] == [[], [1.0]]
+
+
+def test_depths_at_the_limit():
+    # Strictly between: the label 30 m away counts in neither bin, what finds it is ignored.
+    labels = labels_of([thing(place) for place in (1, 3, 4)])
+    found = detections_of([thing(place) for place in (2, 3, 4, 7)], [0.9, 0.8, 0.7, 0.6])
+    scores = score_kitti({"a": labels}, {"a": found}, ARGOVERSE_DISTANCES)
+    got = {level.name: curve(scores, level=level.name) for level in ARGOVERSE_DISTANCES}
+    assert got == {
+        # The label at 10 m is missed, the detection at 20 m is wrong.
+        "easy": [],
+        "moderate": [2 / 3, 2 / 3],
+        "hard": [2 / 3, 2 / 3],
+        "0-30": [],
+        "30-50": [1.0],
+        "50-70": [],
+    }
 
 
 def test_labels_and_detections_are_of_the_same_frames():

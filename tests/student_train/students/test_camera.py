@@ -14,26 +14,33 @@ from nets.camera_geometry import CameraGeometry
 from nets.depth_net import CameraGate
 from store.schema import Target
 from student_train.config import StudentRun
-from student_train.data import CameraInput, camera_input
-from student_train.student import Student, StudentConfig
+from student_train.students.camera import CameraStudent, CameraStudentConfig
+from student_train.students.camera_input import CameraInput
+
+
+def camera_config(run: StudentRun) -> CameraStudentConfig:
+    assert isinstance(run.student, CameraStudentConfig)
+    return run.student
 
 
 @pytest.fixture
 def cameras(run: StudentRun, frames: list[Frame]) -> CameraInput:
-    return camera_input(frames[0], run, BevAugment.identity(), None)
+    found = run.reader.read(frames[0], BevAugment.identity(), None)
+    assert isinstance(found, CameraInput)
+    return found
 
 
 @pytest.fixture
-def student(run: StudentRun) -> Student:
+def student(run: StudentRun) -> CameraStudent:
     torch.manual_seed(0)
-    return Student(run.student).eval()
+    return CameraStudent(camera_config(run)).eval()
 
 
 def moved(geometry: CameraGeometry, augment: BevAugment) -> CameraGeometry:
     return replace(geometry, augmented_from_ego=augment.matrix4[None])
 
 
-def blind_to_calibration(student: Student) -> Student:
+def blind_to_calibration(student: CameraStudent) -> CameraStudent:
     """Without it the depth network sees the same images, however the BEV frame is turned."""
     for gate in student.modules():
         if isinstance(gate, CameraGate):
@@ -43,9 +50,9 @@ def blind_to_calibration(student: Student) -> Student:
     return student
 
 
-def low(student: Student, cameras: CameraInput, geometry: CameraGeometry) -> Tensor:
+def low(student: CameraStudent, cameras: CameraInput, geometry: CameraGeometry) -> Tensor:
     with torch.inference_mode():
-        return student(cameras.images, geometry).maps.features[Target.BEV_LOW]  # type: ignore[no-any-return]
+        return student(replace(cameras, geometry=geometry)).maps.features[Target.BEV_LOW]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def low(student: Student, cameras: CameraInput, geometry: CameraGeometry) -> Ten
     ],
 )
 def test_a_flip_of_the_bev_frame_mirrors_the_low_map(
-    student: Student, cameras: CameraInput, augment: BevAugment, axes: list[int]
+    student: CameraStudent, cameras: CameraInput, augment: BevAugment, axes: list[int]
 ):
     blind_to_calibration(student)
     still = low(student, cameras, cameras.geometry)
@@ -67,7 +74,9 @@ def test_a_flip_of_the_bev_frame_mirrors_the_low_map(
     assert not torch.allclose(flipped, still, atol=1e-2)
 
 
-def test_a_quarter_turn_of_the_bev_frame_turns_the_low_map(student: Student, cameras: CameraInput):
+def test_a_quarter_turn_of_the_bev_frame_turns_the_low_map(
+    student: CameraStudent, cameras: CameraInput
+):
     """Counter-clockwise: what lay ahead (+x, columns) then lies to the left (+y, rows)."""
     blind_to_calibration(student)
     still = low(student, cameras, cameras.geometry)
@@ -77,23 +86,23 @@ def test_a_quarter_turn_of_the_bev_frame_turns_the_low_map(student: Student, cam
     assert torch.allclose(turned, still.mT.flip(3), atol=1e-3)
 
 
-def test_it_knows_its_calibration(student: Student, cameras: CameraInput):
+def test_it_knows_its_calibration(student: CameraStudent, cameras: CameraInput):
     geometry = replace(cameras.geometry, image_from_cam=cameras.geometry.image_from_cam * 1.1)
     with torch.inference_mode():
-        a = student(cameras.images, cameras.geometry).depth_logit
-        b = student(cameras.images, geometry).depth_logit
+        a = student(cameras).depth_logit
+        b = student(replace(cameras, geometry=geometry)).depth_logit
     assert not torch.allclose(a, b, atol=1e-5)
 
 
 def test_shapes_and_gradients(run: StudentRun, cameras: CameraInput):
-    student = Student(run.student)
-    output = student(cameras.images, cameras.geometry)
+    student = CameraStudent(camera_config(run))
+    output = student(cameras)
     assert output.maps.features[Target.BEV_LOW].shape == (1, 6, 16, 16)
     assert output.maps.features[Target.BEV_HIGH].shape == (1, 8, 16, 16)
-    assert output.maps.head.heatmap_logit.shape == (1, 10, 16, 16)
+    assert output.maps.center.heatmap_logit.shape == (1, 10, 16, 16)
     assert output.depth_logit.shape == (1, 6, 10, 4, 11)
     assert run.student.channels == {Target.BEV_LOW: 6, Target.BEV_HIGH: 8}
-    (output.maps.head.heatmap_logit.square().sum() + output.maps.head.box_code.sum()).backward()
+    (output.maps.center.heatmap_logit.square().sum() + output.maps.center.box_code.sum()).backward()
     without = {name for name, weight in student.named_parameters() if weight.grad is None}
     # The one level taken is of stride 8: timm builds the deeper stages all the same.
     assert {name.split(".")[2] for name in without} == {"layer3", "layer4"}
@@ -113,10 +122,10 @@ def test_parts_that_do_not_fit(run: StudentRun, part: str, key: str, value: Any,
     config = run.student.model_dump()
     config[part][key] = value
     with pytest.raises(ValidationError, match=message):
-        StudentConfig.model_validate(config)
+        CameraStudentConfig.model_validate(config)
 
 
 def test_weights_from_a_checkpoint_need_no_pretrained_ones(run: StudentRun):
-    image = run.student.image.model_copy(update={"pretrained": True})
+    image = camera_config(run).image.model_copy(update={"pretrained": True})
     config = run.student.model_copy(update={"image": image})
     assert config.without_pretraining() == run.student

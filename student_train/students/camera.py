@@ -1,29 +1,33 @@
 """The multi-camera student, BEVDepth's shape: images, depth, lift-splat, BEV backbone, head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal
 
-from jaxtyping import Float, UInt8
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
+from frames.boxes import BoxBatch
+from frames.detection_classes import DETECTION_CLASSES
+from frames.detections import Detections
 from frames.grid import BEVGrid
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
-from nets.camera_geometry import CameraGeometry
-from nets.center_decode import CenterDecodeConfig
+from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
-from nets.center_loss import CenterLossConfig
-from nets.depth_net import DepthNet, DepthNetConfig
+from nets.center_loss import CenterLossConfig, center_loss
+from nets.depth_net import DepthNet, DepthNetConfig, depth_loss, depth_target
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
 from store.schema import Target
 from student_train.methods.base import StudentMaps
+from student_train.students.base import Student, StudentOutput
+from student_train.students.camera_input import CameraInput
 
 
-class StudentConfig(BaseModel):
+class CameraStudentConfig(BaseModel):
     """Parts of the network; they must fit together. Defaults are BEVDepth's where it has them.
 
     Attributes:
+        network: Tells students apart in a TOML.
         grid: Of all BEV maps.
         image: Image backbone and neck.
         depth: Depth distribution and context of every image cell.
@@ -37,6 +41,7 @@ class StudentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    network: Literal["bevdepth"] = "bevdepth"
     grid: BEVGrid
     image: ImageBackboneConfig = ImageBackboneConfig()
     depth: DepthNetConfig = DepthNetConfig()
@@ -48,7 +53,7 @@ class StudentConfig(BaseModel):
     depth_loss_weight: float = Field(3.0, ge=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> "StudentConfig":
+    def _fits(self) -> "CameraStudentConfig":
         pairs = {
             "depth.in_channels": (self.depth.in_channels, self.image.out_channels),
             "depth.stride": (self.depth.stride, self.image.stride),
@@ -72,24 +77,25 @@ class StudentConfig(BaseModel):
             Target.BEV_HIGH: self.backbone.out_channels,
         }
 
-    def without_pretraining(self) -> "StudentConfig":
+    @property
+    def anchors(self) -> None:
+        """Its head has none."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it detects, in the order of labels."""
+        return DETECTION_CLASSES
+
+    def without_pretraining(self) -> "CameraStudentConfig":
         """The same network, its image backbone not fetched: for weights from a checkpoint."""
         image = self.image.model_copy(update={"pretrained": False})
         return self.model_copy(update={"image": image})
 
 
-@dataclass(frozen=True, slots=True)
-class StudentOutput:
-    """Maps of a batch, and the depth logits that supervision reads."""
-
-    maps: StudentMaps
-    depth_logit: Float[Tensor, "b v d h w"]
-
-
-class Student(nn.Module):
+class CameraStudent(Student):
     """The camera detector."""
 
-    def __init__(self, config: StudentConfig) -> None:
+    def __init__(self, config: CameraStudentConfig) -> None:
         super().__init__()
         self.config = config
         self.image = ImageBackbone(config.image)
@@ -106,12 +112,26 @@ class Student(nn.Module):
         self.neck = BEVNeck(config.backbone)
         self.head = CenterHead(config.head)
 
-    def forward(
-        self, images: UInt8[Tensor, "b v 3 h w"], geometry: CameraGeometry
-    ) -> StudentOutput:
-        """Everything the detection loss and the methods read."""
-        lifted = self.depth(self.image(images), geometry)
-        low = self.lift(lifted, geometry)
+    def forward(self, seen: CameraInput) -> StudentOutput:
+        """See :class:`Student`."""
+        lifted = self.depth(self.image(seen.images), seen.geometry)
+        low = self.lift(lifted, seen.geometry)
         high = self.neck(self.backbone(low))
         features = {Target.BEV_LOW: low, Target.BEV_HIGH: high}
         return StudentOutput(StudentMaps(features, self.head(high)), lifted.depth_logit)
+
+    def detection_terms(self, output: StudentOutput, boxes: BoxBatch) -> dict[str, Tensor]:
+        """See :class:`Student`."""
+        return center_loss(output.maps.center, boxes, self.config.grid, self.config.loss)
+
+    def depth_term(self, output: StudentOutput, seen: CameraInput) -> Tensor | None:
+        """See :class:`Student`."""
+        if seen.depth is None:
+            return None
+        # The reader has already pooled to the features' stride.
+        bins = depth_target(seen.depth, 1, self.config.depth.bins)
+        return self.config.depth_loss_weight * depth_loss(output.depth_logit, bins)
+
+    def detections(self, output: StudentOutput) -> list[Detections]:
+        """See :class:`Student`."""
+        return decode(output.maps.center, self.config.grid, self.config.decode)

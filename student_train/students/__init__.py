@@ -1,0 +1,1 @@
+"""The students: what they look at, their networks, their detection losses."""

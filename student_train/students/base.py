@@ -1,0 +1,82 @@
+"""What every kind of student has: an input, a reader of it, a network with its detection loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frames.augment import BevAugment
+from frames.boxes import BoxBatch
+from frames.detections import Detections
+from frames.frame import Frame
+from student_train.methods.base import StudentMaps
+
+
+class StudentInput(ABC):
+    """What a student looks at, of one frame or of a batch, and the depth it is taught."""
+
+    @classmethod
+    @abstractmethod
+    def stack(cls, frames: Sequence[Any]) -> "StudentInput":
+        """One batch of batches."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "StudentInput":
+        """The same on another device."""
+
+
+class Reader(ABC):
+    """Reads a frame's files for one kind of student; loader processes carry it."""
+
+    @abstractmethod
+    def check(self, frames: Sequence[Frame], *, training: bool) -> None:
+        """Refuse frames that lack what will be read.
+
+        Raises:
+            DataError: Naming the first such frame or file.
+        """
+
+    @abstractmethod
+    def read(
+        self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
+    ) -> StudentInput:
+        """One frame as a batch of one.
+
+        Args:
+            frame: As the data set has it.
+            augment: Of its BEV frame.
+            rng: Draws what else is augmented; None: as in testing, where no LiDAR is read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StudentOutput:
+    """Maps of a batch, and the depth logits that supervision reads."""
+
+    maps: StudentMaps
+    depth_logit: Float[Tensor, "..."]
+
+
+class Student(nn.Module, ABC):
+    """A detector without LiDAR."""
+
+    @abstractmethod
+    def forward(self, seen: Any) -> StudentOutput:
+        """Everything that the losses and the methods read."""
+
+    @abstractmethod
+    def detection_terms(self, output: StudentOutput, boxes: BoxBatch) -> dict[str, Tensor]:
+        """Weighted terms of the detection loss."""
+
+    @abstractmethod
+    def depth_term(self, output: StudentOutput, seen: Any) -> Tensor | None:
+        """The weighted depth loss; None without depth supervision."""
+
+    @abstractmethod
+    def detections(self, output: StudentOutput) -> list[Detections]:
+        """Decoded boxes of each frame."""

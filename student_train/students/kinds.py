@@ -1,0 +1,51 @@
+"""The kinds of students: config, reader and network of each, chosen by ``network``."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from frames.image_augment import ImageAugmentConfig
+from student_train.students.base import Reader, Student
+from student_train.students.camera import CameraStudent, CameraStudentConfig
+from student_train.students.camera_input import CameraReader
+from student_train.students.stereo import StereoStudent, StereoStudentConfig
+from student_train.students.stereo_input import StereoReader
+
+
+def _network(values: Any) -> Any:
+    """What the config says it is; BEVDepth where it says nothing, as the first runs did."""
+    if isinstance(values, dict):
+        return values.get("network", "bevdepth")
+    return getattr(values, "network", None)
+
+
+AnyStudentConfig = CameraStudentConfig | StereoStudentConfig
+StudentConfig = Annotated[
+    Annotated[CameraStudentConfig, Tag("bevdepth")] | Annotated[StereoStudentConfig, Tag("liga")],
+    Discriminator(_network),
+]
+
+
+def build_student(config: AnyStudentConfig) -> Student:
+    """The network, with fresh weights."""
+    if isinstance(config, StereoStudentConfig):
+        return StereoStudent(config)
+    return CameraStudent(config)
+
+
+def build_reader(
+    config: AnyStudentConfig, cameras: Sequence[str], image_augment: ImageAugmentConfig | None
+) -> Reader:
+    """What reads frames for the network.
+
+    Args:
+        config: Of the network.
+        cameras: That the data are asked for.
+        image_augment: Of a multi-camera student.
+    """
+    with_depth = config.depth_loss_weight > 0
+    if isinstance(config, StereoStudentConfig):
+        return StereoReader(config.image_size, with_depth=with_depth)
+    assert image_augment is not None, "the run's config asks for it"
+    return CameraReader(cameras, image_augment, config.depth.stride if with_depth else None)

@@ -1,0 +1,148 @@
+"""What a stereo student looks at: an image pair, cut to size, its geometry, LiDAR depth.
+
+As LIGA-Stereo (StereoDistill specification, parts 2, 4 and 13): the sky is cut off, what is
+narrower than the network's images is padded; augmentation is the flip alone, in which the two
+images change places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from frames.augment import BevAugment
+from frames.camera_view import image_from_ego
+from frames.depth_map import depth_targets
+from frames.errors import DataError
+from frames.frame import Camera, Frame
+from frames.kitti.stereo import flip_cameras, flip_images, focal_baseline
+from frames.loading import check_image_files, check_point_files, load_images, load_points
+from student_train.students.base import Reader, StudentInput
+
+MIRROR = BevAugment.compose(flip_y=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StereoInput(StudentInput):
+    """Image pairs.
+
+    Attributes:
+        images: RGB, left then right; 0 beyond ``size``.
+        size: (height, width) of what of them is no padding.
+        focal_baseline: Focal length x distance between the cameras, pixels x metres.
+        image_from_voxel: Projects points of the augmented BEV frame to pixels of the left image.
+        depth: Metres at each pixel of the left image, 0 where unknown; None if it is not taught.
+    """
+
+    images: UInt8[Tensor, "b 2 3 h w"]
+    size: Int64[Tensor, "b 2"]
+    focal_baseline: Float32[Tensor, " b"]
+    image_from_voxel: Float32[Tensor, "b 3 4"]
+    depth: Float32[Tensor, "b h w"] | None = None
+
+    @classmethod
+    def stack(cls, frames: Sequence["StereoInput"]) -> "StereoInput":
+        """See :class:`StudentInput`."""
+        depths = [frame.depth for frame in frames if frame.depth is not None]
+        return cls(
+            torch.cat([frame.images for frame in frames]),
+            torch.cat([frame.size for frame in frames]),
+            torch.cat([frame.focal_baseline for frame in frames]),
+            torch.cat([frame.image_from_voxel for frame in frames]),
+            torch.cat(depths) if depths else None,
+        )
+
+    def to(self, device: torch.device) -> "StereoInput":
+        """See :class:`StudentInput`."""
+        return StereoInput(
+            self.images.to(device, non_blocking=True),
+            self.size.to(device),
+            self.focal_baseline.to(device),
+            self.image_from_voxel.to(device),
+            None if self.depth is None else self.depth.to(device),
+        )
+
+
+class StereoReader(Reader):
+    """Reads the pair of a frame and, where depth is taught, its LiDAR.
+
+    Args:
+        image_size: (height, width) that the network sees, pixels.
+        with_depth: Whether depth is taught.
+    """
+
+    def __init__(self, image_size: tuple[int, int], *, with_depth: bool) -> None:
+        self.image_size, self.with_depth = image_size, with_depth
+
+    def check(self, frames: Sequence[Frame], *, training: bool) -> None:
+        """See :class:`Reader`."""
+        for frame in frames:
+            if len(frame.cameras) != 2:
+                names = [camera.name for camera in frame.cameras]
+                raise DataError(
+                    f"frame {frame.token} has the cameras {names}; a stereo student needs a left "
+                    "and a right one: set data.cameras to these two"
+                )
+        check_image_files(frames)
+        if training and self.with_depth:
+            check_point_files(frames, sweeps=1)
+
+    def read(
+        self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
+    ) -> StereoInput:
+        """See :class:`Reader`; nothing but the BEV frame's flip is drawn.
+
+        Raises:
+            DataError: The augmentation is more than a flip of y.
+        """
+        cameras, images = frame.cameras, load_images(frame)
+        if not augment.is_identity:
+            if not torch.equal(augment.matrix, MIRROR.matrix):
+                raise DataError(
+                    f"frame {frame.token}: a stereo student can be mirrored along y, not turned "
+                    "or scaled: set bev_augment to flip_y alone, here and in the cache's dump"
+                )
+            cameras, images = flip_cameras(*cameras), [*flip_images(*images)]
+        left, right = cameras
+        crop = crop_matrix(left.size, self.image_size)
+        pair = [_cropped(image, crop, self.image_size) for image in images]
+        inside = [min(have, room) for have, room in zip(left.size, self.image_size, strict=True)]
+        depth = self._depth(frame, left, crop, augment) if rng is not None else None
+        return StereoInput(
+            torch.stack(pair)[None],
+            torch.tensor([inside]),
+            torch.tensor([focal_baseline(left, right)]),
+            (crop.double() @ torch.from_numpy(image_from_ego(left))).float()[None],
+            depth,
+        )
+
+    def _depth(
+        self, frame: Frame, left: Camera, crop: Float[Tensor, "3 3"], augment: BevAugment
+    ) -> Float32[Tensor, "1 h w"] | None:
+        """The nearest point of each pixel (LIGA-Stereo keeps the last in the file's order)."""
+        if not self.with_depth:
+            return None
+        points = augment.points(load_points(replace(frame, sweeps=frame.sweeps[:1])))
+        size = self.image_size
+        return depth_targets(points[:, :3], [left], crop[None], image_size=size, stride=1)
+
+
+def crop_matrix(image: tuple[int, int], wanted: tuple[int, int]) -> Float32[Tensor, "3 3"]:
+    """Pixels of the cut image from those of the whole: its bottom, its middle columns."""
+    top, left = max(image[0] - wanted[0], 0), max(image[1] - wanted[1], 0) // 2
+    return torch.tensor([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
+
+
+def _cropped(
+    image: Image.Image, crop: Float[Tensor, "3 3"], size: tuple[int, int]
+) -> UInt8[Tensor, "3 h w"]:
+    left, top = (-crop[:2, 2]).int().tolist()
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    cut = whole[:, top : top + size[0], left : left + size[1]]
+    padded = cut.new_zeros(3, *size)
+    padded[:, : cut.shape[1], : cut.shape[2]] = cut
+    return padded
