@@ -52,11 +52,7 @@ from teacher_dump.dump import DumpOptions, dump, plan_dump
 
 # The size of nearly all left images of KITTI; those of kitti_lidar32 are not here.
 IMAGE_SIZE = (375, 1242)
-MASK = AnchorMask(anchors=ANCHORS)
-NEEDS = [
-    Need(Target.ANCHORS, Places.ANCHORS, mask=MASK),
-    Need(Target.ANCHOR_LOGIT, Places.CELLS, "float16", mask=MASK),
-]
+NEEDS = [Need(Target.ANCHORS, Places.ANCHORS, mask=AnchorMask(anchors=ANCHORS))]
 UNITS = {"position": "m", "size": "factor", "heading": "rad"}
 QUANTILES = (0.5, 0.9)
 FURTHER, FURTHER_SIGMA = 0.03, 0.05

@@ -65,28 +65,19 @@ def of_row(arrays: Mapping[str, np.ndarray], gt: Boxes3D, config: AnchorConfig) 
     """The positive anchors of a cached frame.
 
     Args:
-        arrays: ``anchors/...``, and ``anchor_logit`` at cells.
+        arrays: ``anchors/...``.
         gt: Its ground truth.
         config: The anchors.
     """
-    index, owner, boxes, cells, logit = (
-        torch.from_numpy(arrays[name])
-        for name in (
-            *("anchors/index", "anchors/object", "anchors/box"),
-            *("cells/index", "cells/anchor_logit"),
-        )
+    index, owner = (
+        torch.from_numpy(arrays[f"anchors/{name}"]).long() for name in ("index", "object")
     )
-    index, owner = index.long(), owner.long()
-    labels = gt.labels[owner]
-    at = torch.searchsorted(cells.long(), index // config.per_cell)
-    slots = logit.view(len(cells), config.per_cell, len(config.classes))
-    of_slot = slots[at, index % config.per_cell]
     return AtPositives(
         anchors=anchor_table(config)[index],
-        teacher=boxes,
+        teacher=torch.from_numpy(arrays["anchors/box"]),
         truth=gt.values[owner, :BOX_CODE],
-        scores=of_slot.float().sigmoid()[torch.arange(len(index)), labels],
-        labels=labels,
+        scores=torch.from_numpy(arrays["anchors/score"]),
+        labels=gt.labels[owner],
     )
 
 

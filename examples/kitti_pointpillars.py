@@ -1,15 +1,15 @@
 """Bring your own teacher: a PointPillars trained on KITTI, for a student with other anchors.
 
-    python cli.py dump-teacher STUDENT.toml --out store \
+    python cli.py dump-teacher STUDENT.toml --out store --methods stereodistill \
         --teacher examples.kitti_pointpillars:pointpillars --checkpoint FOLDER
 
 ``FOLDER`` holds the weights (``examples/pointpillars_net.py``). Its pillar encoder was refitted
 from recorded activations: say so wherever its numbers are quoted.
 
 The network sees the Velodyne frame, has its own range and cells of 0.64 m; students see the
-pseudo-LiDAR frame ("ego") and have the anchors ``ANCHORS``. So each of these is told what the
-network says in the same slot (class, rotation) of the cell nearest to it: ``onto_anchors``. Boxes
-are absolute, hence they do not suffer from the distance.
+pseudo-LiDAR frame ("ego") and have anchors of their own. So each of these is told what the network
+says in the same slot (class, rotation) of the cell nearest to it: ``onto_anchors``. Boxes are
+absolute, hence they do not suffer from the distance.
 
 Axes: B frames, N the student's anchors.
 """
@@ -43,8 +43,9 @@ from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput
 
-# The student's: LIGA-Stereo's on KITTI.
+# The student's: LIGA-Stereo's on KITTI, and those of configs/demo_kitti_student.toml.
 ANCHORS = AnchorConfig()
+DEMO_ANCHORS = AnchorConfig(grid=BEVGrid(x_min=2.0, y_min=-16.0, cell_size=0.4, shape=(80, 80)))
 # OpenPCDet, pointpillar.yaml: the same sizes and rotations, cells of four by four pillars.
 OWN_ANCHORS = AnchorConfig(
     grid=BEVGrid(
@@ -61,7 +62,7 @@ NOTHING = -10.0
 
 
 def pointpillars(checkpoint: Path | None, device: torch.device) -> "PointPillarsTeacher":
-    """What ``--teacher`` names.
+    """What ``--teacher`` names, for a student of LIGA-Stereo's size.
 
     Args:
         checkpoint: Folder that holds both files of weights.
@@ -70,19 +71,33 @@ def pointpillars(checkpoint: Path | None, device: torch.device) -> "PointPillars
     Raises:
         TeacherError: No folder was given, or a file is not as it should be.
     """
-    if checkpoint is None:
-        raise TeacherError(
-            f"this teacher has weights, and none were given; expected --checkpoint FOLDER, with "
-            f"{BACKBONE_FILE} and {ENCODER_FILE} in it"
-        )
-    return PointPillarsTeacher(checkpoint, device)
+    return PointPillarsTeacher(checkpoint, device, ANCHORS)
+
+
+def demo_pointpillars(checkpoint: Path | None, device: torch.device) -> "PointPillarsTeacher":
+    """The same for the demo's student, whose anchors are fewer."""
+    return PointPillarsTeacher(checkpoint, device, DEMO_ANCHORS)
 
 
 class PointPillarsTeacher:
-    """Fulfils ``teacher_dump.protocol.Teacher``."""
+    """Fulfils ``teacher_dump.protocol.Teacher``.
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.device = device
+    Args:
+        folder: Holds both files of weights.
+        device: To run on.
+        anchors: Of the student; sizes and rotations are the network's.
+
+    Raises:
+        TeacherError: No folder was given, or a file is not as it should be.
+    """
+
+    def __init__(self, folder: Path | None, device: torch.device, anchors: AnchorConfig) -> None:
+        if folder is None:
+            raise TeacherError(
+                "this teacher has weights, and none were given; expected --checkpoint FOLDER, with "
+                f"{BACKBONE_FILE} and {ENCODER_FILE} in it"
+            )
+        self.device, self.anchors = device, anchors
         self.network = PointPillars(folder).to(device).eval()
         self.own_anchors = OWN_ANCHORS.boxes().to(device)
         weights = b"".join((folder / name).read_bytes() for name in (BACKBONE_FILE, ENCODER_FILE))
@@ -101,12 +116,12 @@ class PointPillarsTeacher:
                 bev_high=0,
                 classes=len(KITTI_CLASSES),
                 tasks=0,
-                grid=ANCHORS.grid,
-                further={Target.ANCHOR_LOGIT: ANCHORS.per_cell * len(KITTI_CLASSES)},
+                grid=anchors.grid,
+                further={Target.ANCHOR_LOGIT: anchors.per_cell * len(KITTI_CLASSES)},
             ),
             classes=KITTI_CLASSES,
             sweeps=1,
-            anchors=ANCHORS,
+            anchors=anchors,
         )
 
     def __call__(
@@ -120,8 +135,8 @@ class PointPillarsTeacher:
             direction=maps.direction.argmax(-1),
         )
         poses = [frame.sweeps[0].ego_from_lidar for frame in frames]
-        anchors = onto_anchors(own, OWN_ANCHORS, ANCHORS, poses)
-        answers = answers_at_anchors(anchors, boxes, ANCHORS)
+        anchors = onto_anchors(own, OWN_ANCHORS, self.anchors, poses)
+        answers = answers_at_anchors(anchors, boxes, self.anchors)
         return TeacherOutput(
             maps={},
             boxes=answers.boxes,

@@ -170,7 +170,9 @@ def check_round_trip(teacher: Teacher, config: KittiConfig, store: Path) -> None
         cells = row[Places.CELLS.index_array].long()
         torch.testing.assert_close(row["cells/anchor_logit"], logit[cells])
         assert set((index // ANCHORS.per_cell).tolist()) == set(cells.tolist())
-        assert set(row["anchors/object"].tolist()) <= set(range(len(frame.boxes)))
+        own = frame.boxes.labels[row["anchors/object"].long()]
+        score = said.logit[b, index].sigmoid()[torch.arange(len(index)), own]
+        torch.testing.assert_close(row["anchors/score"], score)
 
 
 @pytest.fixture(autouse=True)
