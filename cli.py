@@ -236,9 +236,12 @@ def evaluate(
     """Score a checkpoint as its data set does (nuScenes, KITTI) and draw some frames."""
     from commands import steps
     from commands.tables import evaluation_tables
+    from frames.kitti.evaluation import RESULTS_FOLDER
     from runs.checkpoint import load_checkpoint
 
     detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
+    if version is not None and detector.data.dataset != "nuscenes":
+        raise typer.BadParameter(f"--version {version}: {detector.data.dataset} has no versions")
     changes = {"split": split, "root": data_root, "version": version}
     data = detector.data.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
@@ -249,7 +252,7 @@ def evaluate(
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(f"split {data.split} of {data.root}, {result.frames} frames")
     if result.scores is None:
-        console.print(f"no labels, so nothing to score; the result files are in {out}")
+        console.print(f"no labels, so nothing to score; result files in {out / RESULTS_FOLDER}")
     else:
         console.print(*evaluation_tables(checkpoint.stem, result.scores))
     for path in result.pictures:
@@ -270,14 +273,14 @@ def score_kitti(
     as_json: AsJson = False,
 ) -> None:
     """Score anyone's KITTI result files: AP_3D, AP_BEV and AP_2D at 40 recalls."""
-    from commands.kitti import kitti_table, kitti_tables, score_result_files
+    from commands.kitti import full_tables, leaderboard_table, score_result_files
     from frames.kitti.evaluation import by_name
 
     scores = score_result_files(labels, results, split_file, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(by_name(scores), indent=2))
     else:
-        console.print(*(kitti_tables(scores) if everything else [kitti_table(scores)]))
+        console.print(*(full_tables(scores) if everything else [leaderboard_table(scores)]))
 
 
 @app.command()

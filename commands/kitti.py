@@ -34,7 +34,7 @@ def score_result_files(
     return score_files(labels, results, tokens)
 
 
-def kitti_table(scores: KittiScores) -> Table:
+def leaderboard_table(scores: KittiScores) -> Table:
     """What the leaderboard and papers say: R40, strict overlaps, a row a class."""
     table = Table("class", title=f"KITTI, 40 recalls, strict overlaps: {_levels(scores)}")
     for metric in LEADERBOARD:
@@ -46,7 +46,7 @@ def kitti_table(scores: KittiScores) -> Table:
     return table
 
 
-def kitti_tables(scores: KittiScores) -> list[Table]:
+def full_tables(scores: KittiScores) -> list[Table]:
     """Every metric with both sets of overlaps: a table for 40 recalls and one for 11."""
     tables = []
     for recalls, title in RECALLS.items():
@@ -57,6 +57,7 @@ def kitti_tables(scores: KittiScores) -> list[Table]:
             for metric, name in NAMES.items():
                 cells = (_cell(scores, kind, metric, overlap, recalls) for overlap in Overlap)
                 table.add_row(kind, name, *cells)
+            table.add_section()
         tables.append(table)
     return tables
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from commands.kitti import kitti_table
+from commands.kitti import leaderboard_table
 from frames.kitti.scoring import KittiScores
 from frames.scoring import Scores
 
@@ -22,7 +22,7 @@ def evaluation_tables(model: str, scores: Scores | KittiScores) -> list[Table]:
     """What one model scored, in the form of its data set."""
     if isinstance(scores, Scores):
         return [scores_table({model: scores}), class_table(scores)]
-    return [kitti_table(scores)]
+    return [leaderboard_table(scores)]
 
 
 def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Table:

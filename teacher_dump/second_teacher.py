@@ -71,7 +71,7 @@ class SecondTeacher:
         said = maps.bev.anchors
         anchors = AnchorOutput(
             logit=said.logit,
-            box=decode_at_anchors(said.code.float(), maps.bev.table),
+            box=decode_at_anchors(said.code.float(), maps.bev.table.expand_as(said.code)),
             direction=said.direction.argmax(-1),
         )
         answers = answers_at_anchors(anchors, boxes, self.config.bev.anchors)

@@ -162,4 +162,4 @@ class LevelImitation(nn.Module):
         return loss
 
     def _by_height(self, merged: Float[Tensor, "n cz"]) -> Float[Tensor, "n z c"]:
-        return merged.float().view(len(merged), -1, self.heights).mT
+        return merged.float().view(len(merged), merged.shape[1] // self.heights, self.heights).mT

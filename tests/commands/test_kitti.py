@@ -12,6 +12,7 @@ from rich.console import Console
 
 from commands import steps
 from commands.kitti import full_tables, leaderboard_table
+from frames.detection_classes import KITTI_CLASSES
 from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
@@ -21,7 +22,7 @@ from frames.kitti.labels import read_objects
 from frames.kitti.scoring import KittiScores, Metric, Overlap, Setting
 from tests.command import command, succeed
 from tests.frames.kitti.real_kitti import KITTI, real
-from tests.frames.kitti.street_kitti import CLASSES, R40, config, detect, street, write_street
+from tests.frames.kitti.street_kitti import R40, config, detect, street, write_street
 
 GRID = BEVGrid(x_min=2.0, y_min=-30.4, cell_size=1.6, shape=(38, 36))
 
@@ -32,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_street(tmp_path_factory.mktemp("street"))
     frames = street(root)
     found = {f.token: d for f, d in zip(frames, detect(frames), strict=True)}
-    score_frames(frames, found, CLASSES, root / "out")
+    score_frames(frames, found, KITTI_CLASSES, root / "out")
     return root
 
 
@@ -58,7 +59,7 @@ def rows_of(*tables: object) -> list[list[str]]:
 def test_the_table_fits_a_console_and_has_a_row_a_class(scores: KittiScores):
     cars, *others = rows_of(leaderboard_table(scores))
     assert cars == ["Car", *[f"{R40:.2f}"] * 9]
-    assert others == [[name, *["0.00"] * 9] for name in CLASSES[1:]]
+    assert others == [[name, *["0.00"] * 9] for name in KITTI_CLASSES[1:]]
 
 
 def test_the_full_tables_have_every_metric(scores: KittiScores):
@@ -101,8 +102,12 @@ def test_a_listed_frame_without_a_result_file_is_named(root: Path, tmp_path: Pat
     assert "(000099); write an empty one where nothing was found" in text
 
 
+def ready(frames: Sequence[Frame]) -> None:
+    assert frames
+
+
 def oracle(root: Path, split: str = "training") -> steps.Detector:
-    return steps.Detector("teacher", "lidar", detect, config(root, split), GRID)
+    return steps.Detector("teacher", "lidar", ready, detect, config(root, split), GRID)
 
 
 def test_evaluate_scores_as_the_data_set_does(root: Path, tmp_path: Path):
@@ -147,7 +152,7 @@ def moved(frames: Sequence[Frame]) -> list[Detections]:
 @real
 def test_a_real_stereo_frame(tmp_path: Path):
     data = KittiConfig(root=KITTI, split="000107")
-    detector = steps.Detector("student", "camera", moved, data, GRID)
+    detector = steps.Detector("student", "camera", ready, moved, data, GRID)
     result = steps.evaluate(detector, data, tmp_path, pictures=1)
     assert isinstance(result.scores, dict)
     # Seven cars, all found.

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from frames.detection_classes import KITTI_CLASSES
 from frames.detections import Detections
 from frames.frame import Frame
 from frames.geometry import SE3
 from frames.kitti.calibration import EGO_FROM_RECT, Calibration, write_calibration
 from frames.kitti.config import KittiConfig
-from frames.kitti.labels import NO_ALPHA, KittiObject, write_objects
+from frames.kitti.labels import DONT_CARE, NO_ALPHA, KittiObject, write_objects
 from frames.kitti.reader import KittiFrame, read_frames
 from frames.kitti.results import result_objects
 
@@ -26,7 +27,6 @@ FRAMES, CARS = 12, 5
 # AP of 40 true positives of 60, no false one: recall 2/3, to which 27/40 is the nearest; and the
 # eleven recalls up to 0.6 are seven.
 R40, R11 = 100 * 27 / 40, 100 * 7 / 11
-CLASSES = ("Car", "Pedestrian", "Cyclist")
 
 
 def calibration() -> Calibration:
@@ -73,11 +73,10 @@ def write_street(root: Path) -> Path:
 
 def labels_of(frame: KittiFrame) -> list[KittiObject]:
     """The cars as labels, and an area without them."""
-    found = result_objects(cars(), frame.view, CLASSES)
+    found = result_objects(cars(), frame.view, KITTI_CLASSES)
     labels = [replace(thing, truncation=0.0, occlusion=0, score=None) for thing in found]
-    bbox = (0.0, 0.0, 20.0, 20.0)
-    nobody = {"kind": "DontCare", "truncation": -1.0, "occlusion": -1, "alpha": NO_ALPHA}
-    return [*labels, KittiObject(**nobody, bbox=bbox, box=None)]  # type: ignore[arg-type]
+    area = replace(labels[0], kind=DONT_CARE, alpha=NO_ALPHA, bbox=(0, 0, 20, 20), box=None)
+    return [*labels, area]
 
 
 def street(root: Path, split: str = "training") -> list[KittiFrame]:
