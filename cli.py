@@ -270,13 +270,27 @@ def score_kitti(
     everything: Annotated[
         bool, typer.Option("--all", help="Also loose overlaps, 11 recalls and AOS.")
     ] = False,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            "--difficulties",
+            help="kitti, argoverse_heights, argoverse_distances, or rescaled, with --focal.",
+        ),
+    ] = "kitti",
+    focal: Annotated[
+        float | None, typer.Option(min=1, help="Vertical focal length of the left image, pixels.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score anyone's KITTI result files: AP_3D, AP_BEV and AP_2D at 40 recalls."""
     from commands.kitti import full_tables, leaderboard_table, score_result_files
+    from frames.kitti.difficulty import SCHEMES, difficulties
     from frames.kitti.evaluation import by_name
 
-    scores = score_result_files(labels, results, split_file, quiet=as_json)
+    if scheme not in SCHEMES:
+        raise typer.BadParameter(f"--difficulties {scheme!r}: expected {', '.join(SCHEMES)}")
+    levels = difficulties(scheme, focal)
+    scores = score_result_files(labels, results, split_file, levels, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(by_name(scores), indent=2))
     else:

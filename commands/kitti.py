@@ -1,10 +1,12 @@
 """KITTI's scores: of anyone's result files, and for people."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from commands.progress import console
+from frames.kitti.difficulty import Difficulty
 from frames.kitti.evaluation import frames_to_score, score_files
 from frames.kitti.scoring import KittiScores, Metric, Overlap, Setting
 
@@ -19,7 +21,12 @@ RECALLS = {"r40": "40 recalls", "r11": "11 recalls"}
 
 
 def score_result_files(
-    labels: Path, results: Path, split_file: Path | None, *, quiet: bool
+    labels: Path,
+    results: Path,
+    split_file: Path | None,
+    levels: Sequence[Difficulty],
+    *,
+    quiet: bool,
 ) -> KittiScores:
     """Score a folder of result files; unless quiet, say how many frames that is.
 
@@ -31,7 +38,7 @@ def score_result_files(
         count = sum(1 for _ in labels.glob("*.txt"))
         source = split_file or "those with a result file"
         console.print(f"{len(tokens)} of {count} labelled frames: {source}", soft_wrap=True)
-    return score_files(labels, results, tokens)
+    return score_files(labels, results, tokens, levels)
 
 
 def leaderboard_table(scores: KittiScores) -> Table:

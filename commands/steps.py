@@ -18,6 +18,7 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.kitti.config import KittiConfig
+from frames.kitti.difficulty import difficulties
 from frames.kitti.evaluation import score_frames
 from frames.kitti.reader import KittiFrame
 from frames.kitti.scoring import KittiScores
@@ -316,5 +317,7 @@ def _score(
 ) -> Scores | KittiScores | None:
     if isinstance(data, KittiConfig):
         of_kitti = [frame for frame in frames if isinstance(frame, KittiFrame)]
-        return score_frames(of_kitti, found, data.classes, out_dir)
+        focal = float(of_kitti[0].view.image_from_cam[1, 1])
+        levels = difficulties(data.difficulties, focal)
+        return score_frames(of_kitti, found, data.classes, out_dir, levels)
     return score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])

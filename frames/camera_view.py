@@ -64,13 +64,12 @@ def truncations(camera: Camera, boxes: Float[Tensor, "n 9"]) -> Float[Tensor, " 
 
     Args:
         camera: The image.
-        boxes: x y z l w h yaw vx vy, ego frame; what is behind the camera is in no 2D box.
+        boxes: x y z l w h yaw vx vy, ego frame; of one partly behind the camera only the rest
+            counts, one wholly behind it is wholly outside.
     """
     low, high = _hulls(camera, boxes)
     cut_low, cut_high = _cut(camera, low, high)
-    inside = (cut_high - cut_low).clamp(min=0).prod(-1) / (high - low).prod(-1)
-    # Wholly behind the camera there is neither hull nor area.
-    return 1 - inside.nan_to_num(0.0)
+    return 1 - (cut_high - cut_low).clamp(min=0).prod(-1) / (high - low).prod(-1)
 
 
 def _hulls(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from frames.detection_classes import KITTI_CLASSES
+from frames.kitti.difficulty import Scheme
 
 KittiClass = Literal["Car", "Pedestrian", "Cyclist"]
 KittiCamera = Literal["image_2", "image_3"]
@@ -31,6 +32,8 @@ class KittiConfig(BaseModel):
         in_view: Whether only points that the left image shows count, as KITTI's labels do.
         image_size: (height, width), pixels, of the left images that are not here; those that are
             say it themselves.
+        difficulties: By which scheme labels are easy, moderate or hard; see
+            ``frames/kitti/difficulty.py``. ``rescaled`` is for images that are not KITTI's size.
         classes: What counts; labels index this tuple.
         van_as_car: Whether a Van is a Car.
         sitting_as_pedestrian: Whether a Person_sitting is a Pedestrian.
@@ -49,6 +52,7 @@ class KittiConfig(BaseModel):
     lidar: Literal["velodyne", "velodyne_reduced"] = "velodyne"
     in_view: bool = True
     image_size: tuple[PositiveInt, PositiveInt] | None = None
+    difficulties: Scheme = "kitti"
     classes: tuple[KittiClass, ...] = Field(KITTI_CLASSES, min_length=1)
     van_as_car: bool = True
     sitting_as_pedestrian: bool = True

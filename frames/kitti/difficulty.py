@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from frames.errors import DataError
 from frames.kitti.labels import DONT_CARE, KittiObject
 
 
@@ -64,6 +66,28 @@ ARGOVERSE_DISTANCES = tuple(
         strict=True,
     )
 )
+
+
+Scheme = Literal["kitti", "rescaled", "argoverse_heights", "argoverse_distances"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+
+def difficulties(scheme: Scheme, focal: float | None = None) -> tuple[Difficulty, ...]:
+    """The levels of a scheme.
+
+    Args:
+        scheme: KITTI's, KITTI's for another focal length, or one of Argoverse's two.
+        focal: Vertical focal length of the left image, pixels; only ``rescaled`` reads it.
+
+    Raises:
+        DataError: ``rescaled`` without a focal length.
+    """
+    if scheme == "rescaled":
+        if focal is None:
+            raise DataError("difficulties rescaled: expected the focal length to rescale them to")
+        return rescaled_difficulties(focal)
+    known = {"kitti": KITTI_DIFFICULTIES, "argoverse_heights": ARGOVERSE_HEIGHTS}
+    return {**known, "argoverse_distances": ARGOVERSE_DISTANCES}[scheme]
 
 
 def difficulty(thing: KittiObject, levels: Sequence[Difficulty] = KITTI_DIFFICULTIES) -> str | None:

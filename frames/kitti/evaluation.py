@@ -98,19 +98,25 @@ def frames_to_score(labels: Path, results: Path, split_file: Path | None = None)
     return tokens
 
 
-def score_files(labels: Path, results: Path, tokens: Iterable[str]) -> KittiScores:
+def score_files(
+    labels: Path,
+    results: Path,
+    tokens: Iterable[str],
+    levels: Sequence[Difficulty] = KITTI_DIFFICULTIES,
+) -> KittiScores:
     """Scores of result files, whoever wrote them.
 
     Args:
         labels: Folder of label files.
         results: Folder of result files.
         tokens: Frames to score; see ``frames_to_score``.
+        levels: Which labels count; KITTI's own by default.
 
     Raises:
         DataError: A file is missing or not KITTI's, or a detection has no score.
     """
     truth = {token: as_labels(read_objects(labels / f"{token}.txt")) for token in tokens}
-    return score_kitti(truth, _read_results(results, truth))
+    return score_kitti(truth, _read_results(results, truth), levels)
 
 
 def _read_results(folder: Path, tokens: Iterable[str]) -> dict[str, KittiDetections]:

@@ -1,1 +1,1 @@
-"""The procedural world: made-up scenes, written to disk as a genuine nuScenes tree."""
+"""The procedural world: made-up scenes, written to disk as a genuine nuScenes or KITTI tree."""

@@ -14,12 +14,12 @@ WIDEST = 3.1
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A detection class.
+    """Things that look and move alike.
 
     Attributes:
-        name: Detection class.
-        categories: Fine nuScenes categories to draw from.
-        size: Mean (length, width, height), metres; nuScenes' own means, trailers shorter.
+        name: nuScenes' detection class: what they look like and how they move.
+        categories: The tree's own names to draw from: fine nuScenes categories, or KITTI types.
+        size: Mean (length, width, height), metres; the data set's own, the longest shorter.
         share: Share of a scene's objects; towed trailers bring a truck besides.
     """
 

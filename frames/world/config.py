@@ -31,9 +31,10 @@ class StreetConfig(BaseModel):
         sweeps_per_key: LiDAR sweeps without annotation between two key frames.
         seed: Another seed is another world.
         image_size: (height, width) of every image, pixels.
-        beams: LiDAR rows, spread evenly over -30..+10 degrees.
+        beams: LiDAR rows, spread evenly over -30..+10 degrees (KITTI: -24.8..+2).
         azimuth_steps: LiDAR columns of one turn.
-        lidar_range: Objects are annotated up to this distance from the ego origin, metres.
+        lidar_range: Objects are annotated up to this distance from the ego origin (KITTI: the
+            left camera), metres.
         objects_per_frame: Range from which a scene draws how many objects to aim at within
             ``lidar_range``.
     """

@@ -152,8 +152,7 @@ class _SceneWriter:
     def __init__(self, config: KittiWorldConfig, root: Path, split: str, index: int) -> None:
         self.config, self.split, self.index = config, split, index
         self.folder = root / TRAINING
-        self.scene = build_scene(config, split, index)
-        self.rig = stereo_rig(config)
+        self.scene, self.rig = build_scene(config, split, index), stereo_rig(config)
 
     def write(self) -> None:
         frames = self.config.frames_per_scene
@@ -173,8 +172,7 @@ class _SceneWriter:
 
     def _look(self, sensor: Sensor, frame: int) -> View:
         """At the frame's instant: all sensors see the same one."""
-        lidar_sight = LIDAR_SIGHT_FACTOR * self.config.lidar_range
-        sight = lidar_sight if sensor is self.rig.lidar else max(CAMERA_SIGHT, lidar_sight)
+        sight = max(CAMERA_SIGHT, LIDAR_SIGHT_FACTOR * self.config.lidar_range)
         return look(self.scene, sensor, frame * FRAME_SECONDS, sight)
 
     def _write_images(self, frame: int, token: str) -> View:

@@ -1,5 +1,6 @@
 """A real teacher whose anchors and frame are not the student's."""
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from examples.kitti_pointpillars import (
     ANCHORS,
+    DEMO_ANCHORS,
     NOTHING,
+    demo_pointpillars,
     moved,
     nearest_anchors,
     onto_anchors,
@@ -29,19 +32,24 @@ from frames.kitti.config import KittiConfig
 from frames.kitti.reader import read_frames
 from frames.rotated_iou import pairwise_iou_3d
 from nets.anchor_loss import directed
+from runs.config import load_config
 from store.reader import open_cache
 from store.rows import rows_of_frames
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
+from student_train.config import StudentRun
+from student_train.students.stereo import StereoStudentConfig
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import AnchorOutput, Teacher, load_teacher
+from tests.command import succeed
 from tests.examples.published_runner import WEIGHTS, trained
 from tests.examples.tiny_weights import write_weights
 from tests.frames.kitti.real_kitti import KITTI
 from tests.frames.kitti.tiny_kitti import write_tiny
 
 CPU = torch.device("cpu")
+DEMO_STUDENT = Path(__file__).parents[2] / "configs" / "demo_kitti_student.toml"
 EXAMPLE = "examples.kitti_pointpillars:pointpillars"
 # Two by three cells of 2 m with anchors on the edges: x 0, 3, 6 and y 0, 4.
 SMALL = AnchorConfig(grid=BEVGrid(x_min=0, y_min=0, cell_size=2, shape=(2, 3)))
@@ -184,6 +192,42 @@ def test_a_dump_keeps_what_it_says(tmp_path: Path):
     teacher = load_teacher(EXAMPLE, write_weights(tmp_path / "weights"), CPU)
     config = KittiConfig(root=write_tiny(tmp_path / "tree"), split="trainval")
     check_round_trip(teacher, config, tmp_path / "store")
+
+
+def test_it_speaks_of_the_students_anchors(tmp_path: Path):
+    run = load_config(DEMO_STUDENT, StudentRun)
+    assert run.student.anchors == DEMO_ANCHORS
+    assert StereoStudentConfig().anchors == ANCHORS
+    weights = write_weights(tmp_path / "weights")
+    for factory, anchors in ((pointpillars, ANCHORS), (demo_pointpillars, DEMO_ANCHORS)):
+        assert factory(weights, CPU).info.anchors == anchors
+
+
+@pytest.mark.slow
+@trained
+def test_it_teaches_a_stereo_student_on_a_real_pair(tmp_path: Path):
+    """One frame, two steps: through the commands, with XGD and CLD."""
+    toml = tmp_path / "student.toml"
+    text = DEMO_STUDENT.read_text()
+    for old, new in (
+        ('"demo_kitti_out/world"', f'"{KITTI}"'),
+        ('"world_train"', '"000107"'),
+        ("steps = 300", "steps = 2"),
+        ("batch_size = 4", "batch_size = 1"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    toml.write_text(text)
+    store, where = tmp_path / "store", ("--device", "cpu")
+    named = ("--teacher", f"{EXAMPLE.split(':')[0]}:demo_pointpillars", "--checkpoint", WEIGHTS)
+    succeed("dump-teacher", toml, *named, "--methods", "stereodistill", "--out", store, *where)
+    out = tmp_path / "student"
+    method = ("--method", "stereodistill", "--store", store)
+    succeed("train-student", toml, *method, "--out", out, *where)
+    # Both terms have something to say of the seven cars.
+    first, *_ = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    assert float(first["loss/xgd/box"]) > 0
+    assert float(first["loss/cld/logit"]) > 0
 
 
 @trained

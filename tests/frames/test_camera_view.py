@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frames.camera_view import image_bboxes, image_from_ego, project_ego, sees
+from frames.camera_view import image_bboxes, image_from_ego, project_ego, sees, truncations
 from frames.frame import Camera
 from frames.geometry import SE3
 
@@ -78,3 +78,12 @@ def test_boxes_out_of_view_are_not_visible():
     boxes = torch.cat([box(-6.0, 2.0, 1.0, 2.0), box(6.0, 40.0, 1.0, 2.0)])
     assert image_bboxes(CAMERA, boxes)[1].tolist() == [False, False]
     assert image_bboxes(CAMERA, torch.zeros(0, 9))[0].shape == (0, 4)
+
+
+def test_truncation_by_hand():
+    # At 5 m a face of 1 m is 2 x 2 pixels: about (10, 4); (20, 4), the last column; (20, 9), the
+    # corner; and beyond the image.
+    faces = [box(5.0, y, z, 0.0) for y, z in ((2.0, 1.0), (-3.0, 1.0), (-3.0, -1.5), (-9.0, 1.0))]
+    behind = box(-6.0, 2.0, 1.0, 2.0)
+    found = truncations(CAMERA, torch.cat([*faces, behind]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.5, 0.75, 1.0, 1.0]))

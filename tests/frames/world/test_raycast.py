@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from frames.world.config import WorldConfig
 from frames.world.raycast import Placement, Solids, azimuth_windows, camera_windows, cast
-from frames.world.sensors import MOUNTS, Sensor, camera, lidar
+from frames.world.sensors import MOUNTS, Sensor, camera, lidar, spinning
 
 CONFIG = WorldConfig(image_size=(24, 66), beams=12, azimuth_steps=90)
 CAMERA, LIDAR = camera(MOUNTS[0], CONFIG.image_size), lidar(CONFIG)
+TURNED = spinning("turned", LIDAR.ego_from_sensor, LIDAR.elevations, 90, range(-20, 70))
 
 
 def _placement(poses: np.ndarray, sensor: Sensor) -> Placement:
@@ -30,7 +31,7 @@ def _windows(solids: Solids, placement: Placement, sensor: Sensor) -> np.ndarray
     corners = placement.apply(solids.corners())
     rows, cols = sensor.ground.shape
     if sensor.image_from_cam is None:
-        return azimuth_windows(corners, sensor.elevations, cols)
+        return azimuth_windows(corners, sensor.elevations, cols, sensor.start)
     return camera_windows(corners, sensor.image_from_cam, (rows, cols))
 
 
@@ -76,7 +77,7 @@ def test_the_ground_under_the_lidar():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([CAMERA, LIDAR]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([CAMERA, LIDAR, TURNED]))
 def test_windows_lose_no_hit(seed: int, sensor: Sensor):
     rng = np.random.default_rng(seed)
     shapes = [
