@@ -72,8 +72,8 @@ class TeacherShapes:
     """What a teacher's tensors measure.
 
     Attributes:
-        bev_low: Channels of the map before the BEV backbone.
-        bev_high: Channels after it.
+        bev_low: Channels of the map before the BEV backbone; 0: it gives none.
+        bev_high: Channels after it; likewise.
         classes: Channels of the heat map.
         tasks: Heads, each with its own box code; 0: no centre head.
         grid: Grid of all maps.
@@ -99,11 +99,11 @@ class TeacherShapes:
         if self.tasks:
             own[Target.HEATMAP_LOGIT] = self.classes
             own[Target.BOX_CODE] = self.tasks * self.code_size
-        channels = {**own, **self.further}
+        channels = {name: count for name, count in {**own, **self.further}.items() if count}
         if target not in channels:
             raise PlanError(
                 f"a method reads {target}, which this teacher does not give; it gives "
-                f"{sorted(channels)}: dump another teacher, or for other --methods"
+                f"{sorted(map(str, channels))}: dump another teacher, or for other --methods"
             )
         return channels[target]
 

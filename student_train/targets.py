@@ -8,6 +8,7 @@ views are in their student's frame already (carried by the identity, they stay a
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,8 +95,8 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
             row[: len(value)] = value
         return padded
 
-    def pad_each(name: str) -> dict[Target, Tensor]:
-        each: list[Mapping[Target, Tensor]] = [getattr(frame, name) for frame in frames]
+    def pad_each(name: str) -> dict[Any, Tensor]:
+        each: list[Mapping[Any, Tensor]] = [getattr(frame, name) for frame in frames]
         padded = {target: pad([values[target] for values in each]) for target in each[0]}
         return {target: values for target, values in padded.items() if values is not None}
 

@@ -161,3 +161,11 @@ def test_a_student_gets_what_fits_it_and_only_that(tmp_path: Path):
     missing = [*NEEDS, Need(Target.HEATMAP_LOGIT, Places.MAP)]
     with pytest.raises(MissingTargetError, match=re.escape("heatmap_logit at map; it holds")):
         require_match(cache, **(fitting | {"needs": missing}))
+
+
+def test_a_teacher_without_maps_says_so():
+    shapes = TeacherShapes(
+        bev_low=0, bev_high=0, classes=3, tasks=0, grid=GRID, further={Target.ANCHOR_LOGIT: 18}
+    )
+    with pytest.raises(PlanError, match=r"reads bev_high, which .* it gives \['anchor_logit'\]"):
+        plan_arrays([CELLS], Coverage.FOREGROUND, shapes)
