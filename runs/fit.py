@@ -27,6 +27,10 @@ from runs.checkpoint import load_safely
 from runs.errors import RunInterruptedError
 from runs.sampler import StepSampler, TrainingData
 
+# With fewer channels the gradient of a strided convolution overwrites foreign memory in that layout
+# (torch 2.15 with oneDNN 3.13, AVX2: double free after 4 -> 4 channels).
+LEAST_CHANNELS_LAST = 8
+
 
 class FitConfig(BaseModel):
     """How long and how fast to train.
@@ -198,12 +202,11 @@ def _prepare(training: Training, config: FitConfig) -> None:
         for module in training.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of 1d, 2d, 3d
                 module.momentum = config.norm_momentum
-    # Convolutions on a CPU run 1.7 times as fast on channels-last maps, 1.15 times on volumes.
-    for module in training.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.to(memory_format=torch.channels_last)
-        elif isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-            module.to(memory_format=torch.channels_last_3d)
+    # Convolutions on a CPU run about 1.7 times as fast on channels-last maps; a sparse
+    # convolution's weight has five axes and stays as it is.
+    for weight in training.parameters():
+        if weight.ndim == 4 and min(weight.shape[:2]) >= LEAST_CHANNELS_LAST:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _csv_logger(out_dir: Path, done: int) -> CSVLogger:

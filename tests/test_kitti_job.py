@@ -140,7 +140,6 @@ def test_methods_that_do_not_fit(
         ("y_min = -16.0", "y_min = -15.0", "only if it is symmetric in y"),
         ('dataset = "kitti"', 'dataset = "kiti"', "kiti"),
         ("[methods.liga]", "[methods.imitation]", "unknown key"),
-        ("cell_size = 2.0", "cell_size = 1.0", "teacher's grid is not that of the run's student"),
     ],
 )
 def test_bad_configs(
