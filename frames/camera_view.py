@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from frames.boxes import CENTRE, SIZE, YAW
@@ -28,6 +28,14 @@ def project_ego(
     cam_from_ego = torch.from_numpy(camera.ego_from_cam.inverse().matrix).to(points)
     in_cam = points @ cam_from_ego[:3, :3].mT + cam_from_ego[:3, 3]
     return project(in_cam, torch.from_numpy(camera.image_from_cam).to(points))
+
+
+def project_by(
+    image_from_ego: Float[Tensor, "3 4"], points: Float[Tensor, "*n 3"]
+) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n"]]:
+    """As :func:`project_ego`, by a matrix as :func:`image_from_ego` gives it."""
+    homogeneous = points @ image_from_ego[:, :3].mT + image_from_ego[:, 3]
+    return project(homogeneous, torch.eye(3).to(points))
 
 
 def sees(camera: Camera, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
@@ -54,9 +62,22 @@ def image_bboxes(
         left, top, right, bottom, in pixels from 0 to the last pixel's centre; and whether any of
         the box is in the image (elsewhere the four numbers mean nothing).
     """
-    low, high = _hulls(camera, boxes)
-    low, high = _cut(camera, low, high)
-    return torch.cat([low, high], dim=-1), (low < high).all(-1)
+    hull = _hulls(*project_ego(camera, _lattices(boxes)))
+    return _visible(*_cut(_size(camera, boxes), *hull))
+
+
+def projected_bboxes(
+    image_from_ego: Float[Tensor, "3 4"], size: Int64[Tensor, "2"], boxes: Float[Tensor, "n 9"]
+) -> tuple[Float[Tensor, "n 4"], Bool[Tensor, " n"]]:
+    """As :func:`image_bboxes`, of an image known by its projection matrix.
+
+    Args:
+        image_from_ego: On (x, y, z, 1); depth is its last row.
+        size: Of the image, (height, width).
+        boxes: x y z l w h yaw vx vy, ego frame.
+    """
+    hull = _hulls(*project_by(image_from_ego, _lattices(boxes)))
+    return _visible(*_cut(size, *hull))
 
 
 def truncations(camera: Camera, boxes: Float[Tensor, "n 9"]) -> Float[Tensor, " n"]:
@@ -67,28 +88,39 @@ def truncations(camera: Camera, boxes: Float[Tensor, "n 9"]) -> Float[Tensor, " 
         boxes: x y z l w h yaw vx vy, ego frame; of one partly behind the camera only the rest
             counts, one wholly behind it is wholly outside.
     """
-    low, high = _hulls(camera, boxes)
-    cut_low, cut_high = _cut(camera, low, high)
+    low, high = _hulls(*project_ego(camera, _lattices(boxes)))
+    cut_low, cut_high = _cut(_size(camera, boxes), low, high)
     return 1 - (cut_high - cut_low).clamp(min=0).prod(-1) / (high - low).prod(-1)
 
 
-def _hulls(
-    camera: Camera, boxes: Float[Tensor, "n 9"]
-) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
-    """Least and greatest pixels of each box before the camera, whether in the image or not."""
+def _lattices(boxes: Float[Tensor, "n 9"]) -> Float[Tensor, "n points 3"]:
+    """Points throughout each box, ego frame."""
     steps = [float(step) for step in np.linspace(-0.5, 0.5, LATTICE)]
     lattice = boxes.new_tensor(list(itertools.product(steps, repeat=3)))
     offset = lattice * boxes[:, None, SIZE]
     turned = torch.cat([offset[..., :2] @ yaw_rotations(boxes[:, YAW]).mT, offset[..., 2:]], dim=-1)
-    pixels, depth = project_ego(camera, turned + boxes[:, None, CENTRE])
+    return turned + boxes[:, None, CENTRE]
+
+
+def _hulls(
+    pixels: Float[Tensor, "n points 2"], depth: Float[Tensor, "n points"]
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
+    """Least and greatest pixels of what lies before the camera, whether in the image or not."""
     before = (depth > 0)[..., None]
-    low = pixels.where(before, torch.inf).amin(1)
-    high = pixels.where(before, -torch.inf).amax(1)
-    return low, high
+    return pixels.where(before, torch.inf).amin(1), pixels.where(before, -torch.inf).amax(1)
+
+
+def _size(camera: Camera, like: Tensor) -> Int64[Tensor, "2"]:
+    return torch.tensor(camera.size, device=like.device)
 
 
 def _cut(
-    camera: Camera, low: Float[Tensor, "n 2"], high: Float[Tensor, "n 2"]
+    size: Int64[Tensor, "2"], low: Float[Tensor, "n 2"], high: Float[Tensor, "n 2"]
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
-    last = high.new_tensor([camera.size[1] - 1, camera.size[0] - 1])
-    return low.clamp(min=0), high.minimum(last)
+    return low.clamp(min=0), high.minimum((size.flip(0) - 1).to(high))
+
+
+def _visible(
+    low: Float[Tensor, "n 2"], high: Float[Tensor, "n 2"]
+) -> tuple[Float[Tensor, "n 4"], Bool[Tensor, " n"]]:
+    return torch.cat([low, high], dim=-1), (low < high).all(-1)

@@ -58,7 +58,7 @@ class AnchorHead(nn.Module):
     def __init__(self, config: AnchorHeadConfig, anchors: AnchorConfig) -> None:
         super().__init__()
         self.classes = len(anchors.classes)
-        self.class_stack, self.box_stack = _stack(config), _stack(config)
+        self.class_stack, self.box_stack = conv_stack(config), conv_stack(config)
         width, slots = config.channels, anchors.per_cell
         self.logit = nn.Conv2d(width, slots * self.classes, 3, padding=1)
         self.code = nn.Conv2d(width, slots * BOX_CODE, 3, padding=1)
@@ -72,13 +72,14 @@ class AnchorHead(nn.Module):
         """Predictions at every anchor."""
         shared = self.class_stack(bev)
         return AnchorMaps(
-            _flat(self.logit(shared), self.classes),
-            _flat(self.code(self.box_stack(bev)), BOX_CODE),
-            _flat(self.direction(shared), DIRECTIONS),
+            flat_slots(self.logit(shared), self.classes),
+            flat_slots(self.code(self.box_stack(bev)), BOX_CODE),
+            flat_slots(self.direction(shared), DIRECTIONS),
         )
 
 
-def _stack(config: AnchorHeadConfig) -> nn.Sequential:
+def conv_stack(config: AnchorHeadConfig) -> nn.Sequential:
+    """A stack of 3x3 convolutions of one width, each with its norm and ReLU."""
     layers: list[nn.Module] = []
     for _ in range(config.layers):
         layers.append(conv_norm(2, config.channels, config.channels, groups=config.groups))
@@ -86,6 +87,6 @@ def _stack(config: AnchorHeadConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _flat(maps: Float[Tensor, "b c h w"], values: int) -> Float[Tensor, "b n _"]:
+def flat_slots(maps: Float[Tensor, "b c h w"], values: int) -> Float[Tensor, "b n _"]:
     """Channels hold slots of values; cells come first: (b, h * w * slots, values)."""
     return torch.movedim(maps, 1, 3).reshape(len(maps), -1, values)

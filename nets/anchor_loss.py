@@ -26,7 +26,21 @@ DIRECTION_OFFSET = 0.78539
 YAW = 6
 
 
-class AnchorLossConfig(BaseModel):
+class FocalConfig(BaseModel):
+    """Shape of the sigmoid focal loss; defaults are RetinaNet's.
+
+    Attributes:
+        alpha: Weight of positives.
+        gamma: How little an easy anchor counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: NonNegativeFloat = 0.25
+    gamma: NonNegativeFloat = 2.0
+
+
+class AnchorLossConfig(FocalConfig):
     """Weights of the terms; defaults are LIGA-Stereo's.
 
     Attributes:
@@ -34,19 +48,13 @@ class AnchorLossConfig(BaseModel):
         box: Of smooth L1 on the code.
         iou: Of one minus the 3D IoU of the decoded box.
         direction: Of the half turn's cross-entropy.
-        alpha: Of the focal loss: weight of positives.
-        gamma: Of the focal loss: how little an easy anchor counts.
         beta: Where smooth L1 turns linear.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: NonNegativeFloat = 1.0
     box: NonNegativeFloat = 0.5
     iou: NonNegativeFloat = 1.0
     direction: NonNegativeFloat = 0.2
-    alpha: NonNegativeFloat = 0.25
-    gamma: NonNegativeFloat = 2.0
     beta: PositiveFloat = 1 / 9
 
 
@@ -108,7 +116,7 @@ def detection_loss(
 
 
 def focal_loss(
-    logit: Float[Tensor, "b n classes"], label: Int64[Tensor, "b n"], config: AnchorLossConfig
+    logit: Float[Tensor, "b n classes"], label: Int64[Tensor, "b n"], config: FocalConfig
 ) -> Float[Tensor, "b n"]:
     """Sigmoid focal loss, summed over classes; 0 where the anchor is ignored."""
     target = label[..., None] == torch.arange(logit.shape[-1], device=label.device)

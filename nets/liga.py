@@ -1,6 +1,7 @@
 """LIGA-Stereo: two images to anchors on the ground; StereoDistill's student.
 
-Guo et al., ICCV 2021; StereoDistill specification, part 2. Its auxiliary 2D head is left out.
+Guo et al., ICCV 2021; StereoDistill specification, part 2. Its auxiliary 2D head, of use in
+training alone, stands apart: ``nets/aux_head_2d.py``.
 """
 
 from dataclasses import dataclass
@@ -49,11 +50,13 @@ class LigaMaps:
     """What the student says of a batch of image pairs.
 
     Attributes:
+        semantic: What is seen in the left image, at a quarter of its resolution.
         depth_logit: Of each depth bin at each pixel of the left image.
         volume: 3D geometric volume (V_3d), averaged along z, heights merged into channels.
         bev: On the ground.
     """
 
+    semantic: Float[Tensor, "b cm hq wq"]
     depth_logit: Float[Tensor, "b bins h w"]
     volume: Float[Tensor, "b cz y x"]
     bev: BEVHeadMaps
@@ -93,4 +96,4 @@ class LigaStereo(nn.Module):
         semantic = seen.semantic[: len(left)]
         volume = self.voxels(depth, semantic, image_from_voxel, self.config.depth.bins)
         merged = volume.flatten(1, 2)
-        return LigaMaps(depth.depth_logit, merged, self.bev(merged))
+        return LigaMaps(semantic, depth.depth_logit, merged, self.bev(merged))

@@ -46,13 +46,11 @@ class StudentTraining(Training):
         self.balance = GradientBalance(wanted, run.balance)
 
     def loss_terms(self, batch: StudentBatch) -> dict[str, Tensor]:
-        """Detection, depth if supervised, then the methods' terms at their gradient shares."""
+        """Detection, what else is taught, then the methods' terms at their gradient shares."""
         output = self.network(batch.seen)
         detection = self.network.detection_terms(output, batch.boxes)
-        terms = {f"detection/{name}": term for name, term in detection.items()}
-        depth = self.network.depth_term(output, batch.seen)
-        if depth is not None:
-            terms["detection/depth"] = depth
+        auxiliary = self.network.auxiliary_terms(output, batch.seen, batch.boxes)
+        terms = {f"detection/{name}": term for name, term in (detection | auxiliary).items()}
         distilled: dict[str, Tensor] = {}
         for name, module in self.methods.items():
             method = cast("Method", module)

@@ -10,11 +10,13 @@ from PIL import Image
 from frames.world.config import KittiWorldConfig
 from frames.world.kitti_tree import write_kitti_world
 from runs.checkpoint import load_checkpoint
+from runs.metrics import last_values
 from store.reader import open_cache
 from tests.command import command, succeed
 from tests.frames.kitti.real_kitti import KITTI, real
 from tests.tiny_kitti_runs import write_liga_toml, write_second_toml
 
+IMAGE_TERMS = ("classes", "box", "centreness")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -72,6 +74,22 @@ def test_the_whole_job(done: Path, kitti_world: Path, tmp_path: Path, method: st
     (picture,) = (tmp_path / "eval" / "pictures").glob("*.png")
     with Image.open(picture) as image:
         assert image.width > 500
+
+
+def test_a_student_taught_boxes_in_the_image_detects_without_that_head(
+    kitti_world: Path, tmp_path: Path
+):
+    liga = write_liga_toml(tmp_path, kitti_world)
+    with liga.open("a") as file:
+        file.write("[student.image_head]\nchannels = 4\nlayers = 1\ngroups = 2\n")
+    succeed("train-student", liga, "--out", tmp_path / "student", "--device", "cpu")
+    logged = last_values(tmp_path / "student")
+    assert all(logged[f"loss/detection/image_{term}"] > 0 for term in IMAGE_TERMS)
+    text = succeed(
+        *("evaluate", tmp_path / "student" / "student.pt", "--split", "world_val"),
+        *("--out", tmp_path / "eval", "--pictures", 0, "--device", "cpu"),
+    )
+    assert "AP_3D" in text
 
 
 def test_the_teacher_is_scored_and_known(done: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detections import Detections
 from frames.frame import Frame
+from nets.aux_head_2d import ImageMaps
 from student_train.methods.base import StudentMaps
 
 
@@ -56,10 +57,17 @@ class Reader(ABC):
 
 @dataclass(frozen=True, slots=True)
 class StudentOutput:
-    """Maps of a batch, and the depth logits that supervision reads."""
+    """What a student says of a batch.
+
+    Attributes:
+        maps: What is distilled and decoded.
+        depth_logit: What depth supervision reads.
+        image: Boxes in the image, in training and where they are taught.
+    """
 
     maps: StudentMaps
     depth_logit: Float[Tensor, "..."]
+    image: ImageMaps | None = None
 
 
 class Student(nn.Module, ABC):
@@ -74,8 +82,10 @@ class Student(nn.Module, ABC):
         """Weighted terms of the detection loss."""
 
     @abstractmethod
-    def depth_term(self, output: StudentOutput, seen: Any) -> Tensor | None:
-        """The weighted depth loss; None without depth supervision."""
+    def auxiliary_terms(
+        self, output: StudentOutput, seen: Any, boxes: BoxBatch
+    ) -> dict[str, Tensor]:
+        """Weighted terms of what else is taught: depth ("depth"), boxes in the image."""
 
     @abstractmethod
     def detections(self, output: StudentOutput) -> list[Detections]:

@@ -124,13 +124,15 @@ class CameraStudent(Student):
         """See :class:`Student`."""
         return center_loss(output.maps.center, boxes, self.config.grid, self.config.loss)
 
-    def depth_term(self, output: StudentOutput, seen: CameraInput) -> Tensor | None:
+    def auxiliary_terms(
+        self, output: StudentOutput, seen: CameraInput, _boxes: BoxBatch
+    ) -> dict[str, Tensor]:
         """See :class:`Student`."""
         if seen.depth is None:
-            return None
+            return {}
         # The reader has already pooled to the features' stride.
         bins = depth_target(seen.depth, 1, self.config.depth.bins)
-        return self.config.depth_loss_weight * depth_loss(output.depth_logit, bins)
+        return {"depth": self.config.depth_loss_weight * depth_loss(output.depth_logit, bins)}
 
     def detections(self, output: StudentOutput) -> list[Detections]:
         """See :class:`Student`."""

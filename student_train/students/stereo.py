@@ -9,11 +9,15 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from frames.anchors import AnchorConfig
-from frames.boxes import BoxBatch
+from frames.boxes import CENTRE, BoxBatch
+from frames.camera_view import project_by, projected_bboxes
 from frames.detections import Detections
 from frames.grid import BEVGrid
 from nets.anchor_decode import AnchorDecodeConfig, decode
 from nets.anchor_loss import AnchorLossConfig, detection_loss
+from nets.atss import ImageObjects
+from nets.aux_head_2d import AuxHead2D, AuxHead2DConfig
+from nets.aux_loss_2d import AuxLoss2DConfig, image_loss
 from nets.depth_volume import stereo_depth_loss
 from nets.liga import LigaConfig, LigaStereo
 from nets.stereo_backbone import STRIDE
@@ -37,6 +41,9 @@ class StereoStudentConfig(LigaConfig):
         loss: Weights of the detection loss.
         decode: Maps to detections.
         depth_loss_weight: Weight of LiDAR depth supervision in training; 0 opens no LiDAR file.
+        image_head: Of boxes in the left image, in training only; LIGA-Stereo has it, None leaves
+            it out.
+        image_loss: Weights of its loss.
     """
 
     network: Literal["liga"] = "liga"
@@ -44,6 +51,8 @@ class StereoStudentConfig(LigaConfig):
     loss: AnchorLossConfig = AnchorLossConfig()
     decode: AnchorDecodeConfig = AnchorDecodeConfig()
     depth_loss_weight: float = Field(1.0, ge=0)
+    image_head: AuxHead2DConfig | None = None
+    image_loss: AuxLoss2DConfig = AuxLoss2DConfig()
 
     @model_validator(mode="after")
     def _image_fits(self) -> "StereoStudentConfig":
@@ -97,6 +106,12 @@ class StereoStudent(Student):
         super().__init__()
         self.config = config
         self.network = LigaStereo(config)
+        # After the network, whose initial weights must not depend on it.
+        self.image_head = None
+        if config.image_head is not None:
+            self.image_head = AuxHead2D(
+                config.image_head, config.backbone.semantic[1], len(config.classes)
+            )
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -105,7 +120,10 @@ class StereoStudent(Student):
         left, right = self._normalised(seen).unbind(1)
         maps = self.network(left, right, seen.focal_baseline, seen.image_from_voxel)
         features = {Target.BEV_LOW: maps.volume, Target.BEV_HIGH: maps.bev.high}
-        return StudentOutput(StudentMaps(features, maps.bev.anchors), maps.depth_logit)
+        image = None
+        if self.training and self.image_head is not None:
+            image = self.image_head(maps.semantic)
+        return StudentOutput(StudentMaps(features, maps.bev.anchors), maps.depth_logit, image)
 
     def detection_terms(self, output: StudentOutput, boxes: BoxBatch) -> dict[str, Tensor]:
         """See :class:`Student`."""
@@ -114,14 +132,18 @@ class StereoStudent(Student):
             output.maps.anchors, boxes, self.config.anchors, table, self.config.loss
         )
 
-    def depth_term(self, output: StudentOutput, seen: StereoInput) -> Tensor | None:
+    def auxiliary_terms(
+        self, output: StudentOutput, seen: StereoInput, boxes: BoxBatch
+    ) -> dict[str, Tensor]:
         """See :class:`Student`."""
-        if seen.depth is None:
-            return None
-        bins = self.config.depth.bins
-        return self.config.depth_loss_weight * stereo_depth_loss(
-            output.depth_logit, seen.depth, bins
-        )
+        terms = {}
+        if seen.depth is not None:
+            depth = stereo_depth_loss(output.depth_logit, seen.depth, self.config.depth.bins)
+            terms["depth"] = self.config.depth_loss_weight * depth
+        if output.image is not None:
+            image = image_loss(output.image, image_objects(seen, boxes), self.config.image_loss)
+            terms |= {f"image_{name}": term for name, term in image.items()}
+        return terms
 
     def detections(self, output: StudentOutput) -> list[Detections]:
         """See :class:`Student`."""
@@ -132,3 +154,22 @@ class StereoStudent(Student):
         rows, cols = (torch.arange(n, device=seen.size.device) for n in seen.images.shape[3:])
         inside = (rows < seen.size[:, :1])[:, :, None] & (cols < seen.size[:, 1:])[:, None]
         return (seen.images - self.mean) / self.std * inside[:, None, None]
+
+
+def image_objects(seen: StereoInput, boxes: BoxBatch) -> list[ImageObjects]:
+    """The objects that are in each left image as the student sees it: cut, maybe mirrored.
+
+    Their 2D boxes are hulls of the projected 3D boxes, as LIGA-Stereo's are
+    (stereo_dataset_template.py), not the labels' own: so they stay right under the flip, in which
+    another camera becomes the left one.
+    """
+    found = []
+    for row, valid in enumerate(boxes.valid):
+        values, labels = boxes.values[row, valid].double(), boxes.labels[row, valid]
+        matrix = seen.image_from_voxel[row].double()
+        hulls, visible = projected_bboxes(matrix, seen.size[row], values)
+        centres, _ = project_by(matrix, values[:, CENTRE])
+        found.append(
+            ImageObjects(hulls[visible].float(), centres[visible].float(), labels[visible])
+        )
+    return found
