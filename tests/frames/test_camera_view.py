@@ -3,7 +3,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frames.camera_view import image_bboxes, image_from_ego, project_ego, sees, truncations
+from frames.camera_view import (
+    image_bboxes,
+    image_from_ego,
+    project_by,
+    project_ego,
+    projected_bboxes,
+    sees,
+    truncations,
+)
 from frames.frame import Camera
 from frames.geometry import SE3
 
@@ -31,6 +39,18 @@ def test_the_matrix_projects_the_same():
     pixels, depth = project_ego(CAMERA, points)
     np.testing.assert_allclose(row[:, :2] / row[:, 2:], pixels.numpy())
     np.testing.assert_allclose(row[:, 2], depth.numpy())
+
+
+def test_an_image_known_by_its_matrix_shows_the_same():
+    boxes = torch.cat([box(6.0, 2.0, 1.0, 2.0), box(0.0, 4.0, 1.0, 10.0), box(-6.0, 2.0, 1.0, 2.0)])
+    matrix, size = torch.from_numpy(image_from_ego(CAMERA)), torch.tensor(CAMERA.size)
+    wanted, visible = image_bboxes(CAMERA, boxes.double())
+    found, also_visible = projected_bboxes(matrix, size, boxes.double())
+    assert visible.tolist() == also_visible.tolist() == [True, True, False]
+    torch.testing.assert_close(found[visible], wanted[visible])
+    points = boxes[:, :3].double()
+    for one, other in zip(project_by(matrix, points), project_ego(CAMERA, points), strict=True):
+        torch.testing.assert_close(one[:1], other[:1])
 
 
 def test_points_are_seen_between_the_outermost_pixel_centres():
