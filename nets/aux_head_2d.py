@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from nets.anchor_head import CLASS_BIAS, AnchorHeadConfig, conv_stack, flat_slots
@@ -32,7 +32,8 @@ class AuxHead2DConfig(AnchorHeadConfig):
     """
 
     layers: PositiveInt = 4
-    levels: PositiveInt = 5
+    # Two at least: an object's overlaps with its candidates must have a spread.
+    levels: int = Field(5, ge=2)
     anchor_scale: PositiveFloat = 16
 
 

@@ -30,7 +30,7 @@ def test_predictions_are_in_the_order_of_the_anchors():
     kept: list[Tensor] = []
     head.code.register_forward_hook(lambda _m, _i, output: kept.append(output))
     maps = head(torch.randn(2, 4, 4, 6))
-    j, i, label, part = 1, 2, 2, 3
+    j, i, label, part = 1, 2, 1, 3
     assert maps.code[1, 4 * 6 + j * 3 + i, label, part] == kept[1][1, label * 4 + part, j, i]
 
 

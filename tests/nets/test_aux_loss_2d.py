@@ -101,6 +101,47 @@ def test_no_objects_leave_the_background_alone():
         assert part.grad.isfinite().all()
 
 
+def literal(maps: ImageMaps, seen: list[ImageObjects]) -> dict[str, float]:
+    """LIGA-Stereo's sums, anchor by anchor; GIoU, which has a test of its own, apart."""
+    classes = entropy = apart = weight = 0.0
+    positives = 0
+    for b, frame in enumerate(seen):
+        own = assign_image_anchors(LEVELS, frame, 9)
+        positives += max(int(own.positive.sum()), 1)
+        for n, (left, top, right, bottom) in enumerate(ANCHORS.tolist()):
+            label = int(own.label[n])
+            for c in range(3):
+                p = maps.logit[b, n, c].sigmoid().item()
+                hit = c == label
+                classes += (
+                    0.25 * (1 - p) ** 2 * -math.log(p) if hit else 0.75 * p**2 * -math.log(1 - p)
+                )
+            if label < 0:
+                continue
+            wanted = frame.boxes[own.box[n]]
+            u, v = (left + right) / 2, (top + bottom) / 2
+            across = sorted([u - wanted[0].item(), wanted[2].item() - u])
+            along = sorted([v - wanted[1].item(), wanted[3].item() - v])
+            central = math.sqrt(across[0] / across[1] * along[0] / along[1])
+            says = maps.centreness[b, n].sigmoid().item()
+            entropy -= central * math.log(says) + (1 - central) * math.log(1 - says)
+            found = decode_image_boxes(maps.code[b, n, label][None], ANCHORS[n][None])
+            apart += central * (1 - giou(found, wanted[None]).item())
+            weight += central
+    return {
+        "classes": classes / positives,
+        "box": 2 * apart / weight,
+        "centreness": entropy / positives,
+    }
+
+
+def test_the_terms_are_their_sums_read_literally():
+    maps, seen = noisy(2), [CARS, NOTHING]
+    terms = image_loss(maps, seen, CONFIG)
+    for name, value in literal(maps, seen).items():
+        assert terms[name].item() == pytest.approx(value, rel=1e-5), name
+
+
 def test_a_batch_is_the_mean_of_its_positives():
     """Frames count by their positives, boxes by their centreness; one without counts as one."""
     maps, seen = noisy(3), [CARS, NOTHING, ONE]
