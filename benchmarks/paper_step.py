@@ -23,6 +23,9 @@ from student_train.config import StudentRun
 from student_train.data import StudentDataset
 from student_train.train import StudentTraining, needs_of
 
+# The seconds are of the last: the first one warms up.
+STEPS = 2
+
 
 def main(
     config: Annotated[Path, typer.Argument(help="A student's TOML.")],
@@ -31,7 +34,6 @@ def main(
     frames: Annotated[int, typer.Option(help="Batch size.")] = 1,
     method: Annotated[str, typer.Option(help="Reads --store.")] = "none",
     store: Annotated[str, typer.Option(help="A cache of these frames.")] = "",
-    steps: Annotated[int, typer.Option(help="Steps; the seconds are of the last.")] = 2,
 ) -> None:
     """Print a line for the run as it is and one for it without recomputed activations."""
     run = load_config(config, StudentRun, data__root=data_root, data__split=Path(split))
@@ -42,11 +44,11 @@ def main(
         if checkpointed is not None and "checkpointed" in document["student"]["depth"]:
             document["student"]["depth"]["checkpointed"] = checkpointed
         with context.Pool(1) as pool:
-            found = pool.apply(_step, (document, frames, store, steps))
+            found = pool.apply(_step, (document, frames, store))
         console.print(f"activations recomputed: {checkpointed}; {found}")
 
 
-def _step(document: dict[str, Any], count: int, store: str, steps: int) -> str:
+def _step(document: dict[str, Any], count: int, store: str) -> str:
     run = StudentRun.model_validate(document)
     cache = open_cache(store) if store else None
     frames = read_frames(run.data, count)
@@ -56,11 +58,11 @@ def _step(document: dict[str, Any], count: int, store: str, steps: int) -> str:
     optimizer = torch.optim.AdamW(training.parameters(), lr=1e-4)
     batch = data.collate([data[k % len(frames), k] for k in range(count)])
     before, took, total = _peak(), 0.0, torch.zeros(())
-    for _ in range(steps):
+    for _ in range(STEPS):
         began = time.perf_counter()
         optimizer.zero_grad()
         total = torch.stack(list(training.loss_terms(batch).values())).sum()
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
         took = time.perf_counter() - began
     weights = sum(p.numel() for p in training.network.parameters())
