@@ -80,8 +80,8 @@ PAPERS = (
             Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=_POSITIVE),
             Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=FootprintMask(margin=0.5)),
         ),
-        # 18,651 objects, 93 positive anchors a frame. A car and half a metre about it cover 318 cells,
-        # a pedestrian 72, a cyclist 110: 4.2, 0.6 and 0.2 of them.
+        # 18,651 objects, 93 positive anchors a frame. With half a metre about it a car covers 318
+        # cells, a pedestrian 72, a cyclist 110: there are 4.2, 0.6 and 0.2 of them.
         per_frame={Places.BOXES: 5.02, Places.ANCHORS: 93, Places.CELLS: 1400},
         # Class logits, box codes and direction logits of six anchors.
         dense={Target.ANCHOR_LOGIT: 18 + 42 + 12},
