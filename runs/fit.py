@@ -41,7 +41,8 @@ class FitConfig(BaseModel):
         learning_rate: Peak of AdamW's rate.
         weight_decay: AdamW's.
         schedule: ``one_cycle`` warms up and anneals to zero; ``flat`` warms up and stays, which
-            with weight averaging suits short runs better.
+            with weight averaging suits short runs better; ``step`` falls to a tenth.
+        drop: Share of the steps after which ``step`` does so.
         warmup: Share of the steps in which the rate grows.
         average: Decay of the exponential average of the weights; the average is what is kept.
         norm_momentum: Share of a batch in BatchNorm's running statistics, for all its layers; None
@@ -62,7 +63,8 @@ class FitConfig(BaseModel):
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 2e-3
     weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["one_cycle", "flat"] = "one_cycle"
+    schedule: Literal["one_cycle", "flat", "step"] = "one_cycle"
+    drop: float = Field(5 / 6, gt=0, le=1)
     warmup: float = Field(0.1, ge=0, lt=1)
     average: float = Field(0.99, gt=0, lt=1)
     norm_momentum: float | None = Field(None, gt=0, le=1)
@@ -117,12 +119,14 @@ class Training(pl.LightningModule, ABC):
 
 
 def rate(config: FitConfig, step: int) -> float:
-    """Factor on the learning rate: linear growth, then flat or half a cosine."""
+    """Factor on the learning rate: linear growth, then what the schedule says."""
     grown = config.warmup * config.steps
     if step < grown:
         return (step + 1) / (grown + 1)
     if config.schedule == "flat":
         return 1.0
+    if config.schedule == "step":
+        return 1.0 if step < config.drop * config.steps else 0.1
     left = (step - grown) / max(config.steps - grown, 1)
     return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
 

@@ -7,7 +7,8 @@ a frame are assumptions where they say so. A dump of real data counts its own.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from frames.cell_masks import FootprintMask, RandomMask
+from frames.anchors import AnchorConfig
+from frames.cell_masks import AnchorMask, FootprintMask, RandomMask
 from frames.grid import BEVGrid
 from frames.heatmap import GaussianMask
 from store.choices import Coverage
@@ -19,7 +20,8 @@ KITTI_TRAIN_FRAMES = 3_712
 
 _NUSCENES_180 = BEVGrid(x_min=-54.0, y_min=-54.0, cell_size=0.6, shape=(180, 180))
 _NUSCENES_128 = BEVGrid(x_min=-51.2, y_min=-51.2, cell_size=0.8, shape=(128, 128))
-_LIGA = BEVGrid(x_min=2.0, y_min=-30.4, cell_size=0.2, shape=(304, 288))
+_LIGA = AnchorConfig()
+_POSITIVE = AnchorMask(anchors=_LIGA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +70,19 @@ PAPERS = (
             bev_low=64,
             bev_high=64,
             classes=3,
-            tasks=1,
-            grid=_LIGA,
+            tasks=0,
+            grid=_LIGA.grid,
             # Six anchors a cell: three classes, two headings; each has three class logits.
             further={Target.ANCHOR_LOGIT: 18},
         ),
         needs=(
-            Need(Target.ANCHORS, Places.ANCHORS),
+            Need(Target.ANCHORS, Places.ANCHORS, mask=_POSITIVE),
+            Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=_POSITIVE),
             Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=FootprintMask(margin=0.5)),
         ),
-        # 18,651 objects; 93 positive anchors and 700 cells inside boxes a frame.
-        per_frame={Places.BOXES: 5.02, Places.ANCHORS: 93, Places.CELLS: 700},
+        # 18,651 objects, 93 positive anchors a frame. With half a metre about it a car covers 318
+        # cells, a pedestrian 72, a cyclist 110: there are 4.2, 0.6 and 0.2 of them.
+        per_frame={Places.BOXES: 5.02, Places.ANCHORS: 93, Places.CELLS: 1400},
         # Class logits, box codes and direction logits of six anchors.
         dense={Target.ANCHOR_LOGIT: 18 + 42 + 12},
     ),

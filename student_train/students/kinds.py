@@ -46,6 +46,6 @@ def build_reader(
     """
     with_depth = config.depth_loss_weight > 0
     if isinstance(config, StereoStudentConfig):
-        return StereoReader(config.image_size, with_depth=with_depth)
+        return StereoReader(config.image_size, config.image_scale, with_depth=with_depth)
     assert image_augment is not None, "the run's config asks for it"
     return CameraReader(cameras, image_augment, config.depth.stride if with_depth else None)

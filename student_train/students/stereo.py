@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from frames.anchors import AnchorConfig
@@ -38,6 +38,7 @@ class StereoStudentConfig(LigaConfig):
     Attributes:
         network: Tells students apart in a TOML.
         image_size: (height, width) that the network sees: KITTI's lower 320 rows, padded.
+        image_scale: Pixels that it sees for one of the image.
         loss: Weights of the detection loss.
         decode: Maps to detections.
         depth_loss_weight: Weight of LiDAR depth supervision in training; 0 opens no LiDAR file.
@@ -48,6 +49,7 @@ class StereoStudentConfig(LigaConfig):
 
     network: Literal["liga"] = "liga"
     image_size: tuple[PositiveInt, PositiveInt] = (320, 1248)
+    image_scale: PositiveFloat = 1.0
     loss: AnchorLossConfig = AnchorLossConfig()
     decode: AnchorDecodeConfig = AnchorDecodeConfig()
     depth_loss_weight: float = Field(1.0, ge=0)

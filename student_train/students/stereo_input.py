@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from frames.augment import BevAugment
@@ -19,6 +18,7 @@ from frames.camera_view import image_from_ego
 from frames.depth_map import depth_targets
 from frames.errors import DataError
 from frames.frame import Camera, Frame
+from frames.image_augment import ImageAugment
 from frames.kitti.stereo import flip_cameras, flip_images, focal_baseline
 from frames.loading import check_image_files, check_point_files, load_images, load_points
 from student_train.students.base import Reader, StudentInput
@@ -72,11 +72,14 @@ class StereoReader(Reader):
 
     Args:
         image_size: (height, width) that the network sees, pixels.
+        image_scale: Pixels that it sees for one of the image.
         with_depth: Whether depth is taught.
     """
 
-    def __init__(self, image_size: tuple[int, int], *, with_depth: bool) -> None:
-        self.image_size, self.with_depth = image_size, with_depth
+    def __init__(
+        self, image_size: tuple[int, int], image_scale: float, *, with_depth: bool
+    ) -> None:
+        self.image_size, self.image_scale, self.with_depth = image_size, image_scale, with_depth
 
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """See :class:`Reader`."""
@@ -108,41 +111,43 @@ class StereoReader(Reader):
                 )
             cameras, images = flip_cameras(*cameras), [*flip_images(*images)]
         left, right = cameras
-        crop = crop_matrix(left.size, self.image_size)
-        pair = [_cropped(image, crop, self.image_size) for image in images]
-        inside = [min(have, room) for have, room in zip(left.size, self.image_size, strict=True)]
-        depth = self._depth(frame, left, crop, augment) if rng is not None else None
+        own = cut(left.size, self.image_size, self.image_scale)
+        inside = [min(have, room) for have, room in zip(own.resized, self.image_size, strict=True)]
+        depth = self._depth(frame, left, own.matrix, augment) if rng is not None else None
         return StereoInput(
-            torch.stack(pair)[None],
+            torch.stack([own.apply(image) for image in images])[None],
             torch.tensor([inside]),
-            torch.tensor([focal_baseline(left, right)]),
-            (crop.double() @ torch.from_numpy(image_from_ego(left))).float()[None],
+            # Disparities are columns of the scaled image.
+            torch.tensor([focal_baseline(left, right) * own.resized[1] / left.size[1]]),
+            (own.matrix.double() @ torch.from_numpy(image_from_ego(left))).float()[None],
             depth,
         )
 
     def _depth(
-        self, frame: Frame, left: Camera, crop: Float[Tensor, "3 3"], augment: BevAugment
+        self,
+        frame: Frame,
+        left: Camera,
+        augmented_from_image: Float[Tensor, "3 3"],
+        augment: BevAugment,
     ) -> Float32[Tensor, "1 h w"] | None:
         """The nearest point of each pixel (LIGA-Stereo keeps the last in the file's order)."""
         if not self.with_depth:
             return None
         points = augment.points(load_points(replace(frame, sweeps=frame.sweeps[:1])))
         size = self.image_size
-        return depth_targets(points[:, :3], [left], crop[None], image_size=size, stride=1)
+        matrix = augmented_from_image[None]
+        return depth_targets(points[:, :3], [left], matrix, image_size=size, stride=1)
 
 
-def crop_matrix(image: tuple[int, int], wanted: tuple[int, int]) -> Float32[Tensor, "3 3"]:
-    """Pixels of the cut image from those of the whole: its bottom, its middle columns."""
-    top, left = max(image[0] - wanted[0], 0), max(image[1] - wanted[1], 0) // 2
-    return torch.tensor([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
+def cut(size: tuple[int, int], image_size: tuple[int, int], scale: float) -> ImageAugment:
+    """Scaled, then cut to its bottom and its middle columns; what is smaller is padded.
 
-
-def _cropped(
-    image: Image.Image, crop: Float[Tensor, "3 3"], size: tuple[int, int]
-) -> UInt8[Tensor, "3 h w"]:
-    left, top = (-crop[:2, 2]).int().tolist()
-    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    cut = whole[:, top : top + size[0], left : left + size[1]]
-    padded = cut.new_zeros(3, *size)
-    padded[:, : cut.shape[1], : cut.shape[2]] = cut
-    return padded
+    Args:
+        size: (height, width) of the image, pixels.
+        image_size: Of the result.
+        scale: Pixels of the result for one of the image.
+    """
+    resized = (round(size[0] * scale), round(size[1] * scale))
+    spare = [max(have - room, 0) for have, room in zip(resized, image_size, strict=True)]
+    crop = (spare[0], spare[1] // 2)
+    return ImageAugment(size=size, resized=resized, crop=crop, out_size=image_size)
