@@ -1,10 +1,13 @@
-"""Head, loss and decoder together: one frame learned by heart comes back as boxes."""
+"""Head, loss and decoder together: what is learned by heart comes back as boxes."""
 
 import torch
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
+from nets.atss import ImageObjects, overlap
+from nets.aux_head_2d import AuxHead2D, AuxHead2DConfig
+from nets.aux_loss_2d import AuxLoss2DConfig, decode_image_boxes, image_loss
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
@@ -41,3 +44,26 @@ def test_one_frame_is_learned_and_decoded_to_a_tenth_of_a_metre() -> None:
     order = found.labels.argsort()
     assert found.labels[order].tolist() == [0, 3, 8]
     torch.testing.assert_close(found.boxes[order], truth.values, rtol=0, atol=0.1)
+
+
+def test_one_image_is_learned() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[5.0, 8, 30, 22], [30, 3, 60, 30]])
+    truth = ImageObjects(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, torch.tensor([0, 2]))
+    config = AuxHead2DConfig(channels=16, layers=1, groups=4, levels=3, anchor_scale=4)
+    head = AuxHead2D(config, 8, 3)
+    features = torch.randn(1, 8, 8, 16)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    for _ in range(60):
+        terms = image_loss(head(features), [truth], AuxLoss2DConfig())
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+    maps = head(features)
+    anchors = torch.cat(maps.anchors)
+    score = maps.logit[0].sigmoid() * maps.centreness[0].sigmoid()[:, None]
+    best = score[:, truth.labels].argmax(0)
+    found = decode_image_boxes(maps.code[0, best, truth.labels], anchors[best])
+    shared, union = overlap(found, boxes)
+    assert (shared / union).min() > 0.9
+    assert score[best, 1].max() < 0.1
