@@ -160,9 +160,9 @@ def test_shapes_and_gradients(run: StudentRun, frame: KittiFrame):
     assert output.depth_logit.shape == (2, 32, 32, 96)
     boxes = BoxBatch.pad([frame.boxes, frame.boxes])
     terms = student.detection_terms(output, boxes)
-    depth = student.depth_term(output, batch)
-    assert depth is not None
-    torch.autograd.backward(torch.stack([*terms.values(), depth]).sum())
+    depth = student.auxiliary_terms(output, batch, boxes)
+    assert depth.keys() == {"depth"}
+    torch.autograd.backward(torch.stack([*terms.values(), *depth.values()]).sum())
     assert all(weight.grad is not None for weight in student.parameters())
     # The low map is on the way to the loss: gradient shares are measured there.
     low = student(batch).maps
