@@ -69,12 +69,12 @@ class AnchorHead(nn.Module):
         nn.init.zeros_(self.code.bias)  # type: ignore[arg-type]
 
     def forward(self, bev: Float[Tensor, "b c h w"]) -> AnchorMaps:
-        """Predictions at every anchor."""
+        """Predictions at every anchor, float32 also under autocast."""
         shared = self.class_stack(bev)
         return AnchorMaps(
-            flat_slots(self.logit(shared), self.classes),
-            flat_slots(self.code(self.box_stack(bev)), BOX_CODE),
-            flat_slots(self.direction(shared), DIRECTIONS),
+            flat_slots(self.logit(shared), self.classes).float(),
+            flat_slots(self.code(self.box_stack(bev)), BOX_CODE).float(),
+            flat_slots(self.direction(shared), DIRECTIONS).float(),
         )
 
 

@@ -94,8 +94,8 @@ class DepthVolumeNet(nn.Module):
             right: Likewise.
             focal_baseline: Focal length x distance between the cameras, pixels x metres.
         """
-        planes = self.config.planes.centres().to(left)
-        disparity = focal_baseline.to(left)[:, None] / planes
+        # Always in float32: in bfloat16 a disparity would be off by a pixel.
+        disparity = focal_baseline[:, None] / self.config.planes.centres().to(left.device)
         if self.config.checkpointed and self.training:
             volume, logit = checkpoint(self._volume, left, right, disparity, use_reentrant=False)
         else:

@@ -102,11 +102,11 @@ class VoxelVolumeNet(nn.Module):
         """
         size = depth.depth_logit.shape[2:]
         at = torch.stack([self._to_unit(matrix, size, bins) for matrix in image_from_voxel])
-        stereo = F.grid_sample(depth.volume, at.to(depth.volume), align_corners=True)
-        prob = depth.depth_logit.detach().softmax(1)[:, None]
-        seen = F.grid_sample(prob, at.to(prob), align_corners=True)
+        stereo = F.grid_sample(depth.volume.float(), at, align_corners=True)
+        prob = depth.depth_logit.detach().float().softmax(1)[:, None]
+        seen = F.grid_sample(prob, at, align_corners=True)
         flat = at[..., :2].flatten(2, 3)
-        image = F.grid_sample(semantic, flat.to(semantic), align_corners=True)
+        image = F.grid_sample(semantic.float(), flat, align_corners=True)
         image = image.view(*image.shape[:2], *at.shape[1:4])
         together = torch.cat([stereo, image * seen], 1)
         volume: Tensor = self.conv(together)
@@ -116,7 +116,9 @@ class VoxelVolumeNet(nn.Module):
         self, matrix: Float[Tensor, "3 4"], size: torch.Size, bins: DepthBins
     ) -> Float[Tensor, "z y x 3"]:
         """Column, row and depth of each voxel, in ``grid_sample`` units, as LIGA scales them."""
-        u, v, depth = (self.centres @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
+        # In bfloat16 a pixel would be off by several.
+        with torch.autocast(matrix.device.type, enabled=False):
+            u, v, depth = (self.centres @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
         height, width = size
         unit = torch.stack(
             [

@@ -12,11 +12,14 @@ from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
 from nets.depth_net import DepthBins, DepthNet, DepthNetConfig, depth_loss
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
+from nets.liga import LigaStereo
 from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
 from nets.voxel_encoder import VoxelEncoder
 from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import VoxelGrid, voxelize
+from tests.nets.test_liga import CAMERA
+from tests.nets.test_liga import SMALL as SMALL_LIGA
 
 GRID = BEVGrid(x_min=0, y_min=0, cell_size=2, shape=(8, 4))
 BOXES = BoxBatch.pad(
@@ -83,3 +86,23 @@ def test_camera_networks() -> None:
         loss = depth_loss(lifted.depth_logit, torch.ones(1, 2, 4, 4, dtype=torch.int64))
     assert bev.dtype == loss.dtype == torch.float32
     train_on(bev, [depth, image.laterals])
+
+
+def test_the_stereo_network_samples_where_it_does_in_float32() -> None:
+    torch.manual_seed(0)
+    liga = LigaStereo(SMALL_LIGA)
+    left, right = torch.rand(2, 1, 3, 64, 128)
+    geometry = (torch.tensor([40.0]), CAMERA[None])
+    exact = liga(left, right, *geometry)
+    with autocast():
+        maps = liga(left, right, *geometry)
+    head = maps.bev.anchors
+    assert head.logit.dtype == head.code.dtype == torch.float32
+    gap = (maps.volume.float() - exact.volume).norm() / exact.volume.norm()
+    # Rounded features; pixels off by one would make it several tenths.
+    assert gap < 0.05
+    (
+        head.logit.sum() + head.code.square().sum() + maps.depth_logit.float().square().sum()
+    ).backward()
+    grads = [p.grad for p in liga.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in grads)
