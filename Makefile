@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo demo-kitti test test-slow check clean
 
 demo: $(READY)
 	$(BIN)/python cli.py demo
+
+demo-kitti: $(READY)
+	$(BIN)/python cli.py demo --data kitti --out demo_kitti_out
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -27,4 +30,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo_out demo_kitti_out .mypy_cache .ruff_cache .pytest_cache

@@ -69,14 +69,19 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many f
 def demo(
     out: OutDir = Path("demo_out"),
     configs: Annotated[Path, typer.Option(help="Folder of the demo's TOMLs.")] = Path("configs"),
-    methods: Annotated[str, typer.Option(help="Students to train, comma-separated.")] = (
-        "none,xgd"
+    data: Annotated[str, typer.Option(help="nuscenes (many cameras) or kitti (stereo).")] = (
+        "nuscenes"
     ),
+    methods: Annotated[
+        str, typer.Option(help="Students to train, comma-separated; else none and one method.")
+    ] = "",
 ) -> None:
     """The whole idea in minutes: world, teacher, cache, students with and without it, scores."""
-    from commands.demo import run_demo
+    from commands.demo import DEMOS, run_demo
 
-    run_demo(configs, out, methods.split(","))
+    if data not in DEMOS:
+        raise typer.BadParameter(f"--data {data!r}: expected {' or '.join(DEMOS)}")
+    run_demo(configs, out, data, methods.split(",") if methods else ())
 
 
 @app.command()

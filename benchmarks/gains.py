@@ -18,7 +18,7 @@ import multiprocessing
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +28,8 @@ from rich.table import Table
 
 from commands import steps
 from commands.progress import console
-from commands.tables import METRICS
+from commands.tables import METRICS, plain_scores
 from commands.world import load_world, make_world
-from frames.kitti.evaluation import by_name
-from frames.scoring import Scores
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
 from runs.metrics import last_values, mean_values
@@ -143,9 +141,10 @@ def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Res
         data = run.data.model_copy(update={"split": VAL_SPLIT})
         scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores
         assert scores is not None, "a world has labels"
-        document = asdict(scores) if isinstance(scores, Scores) else by_name(scores)
         figures = last_values(folder) | mean_values(folder, ("share/", "xgd/kept/"))
-        record.write_text(json.dumps({"scores": document, "figures": figures}, indent=1))
+        record.write_text(
+            json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)
+        )
     result: Result = json.loads(record.read_text())
     return result
 

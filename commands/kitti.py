@@ -1,6 +1,6 @@
 """KITTI's scores: of anyone's result files, and for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -50,6 +50,26 @@ def leaderboard_table(scores: KittiScores) -> Table:
         table.add_row(
             kind, *(_cell(scores, kind, metric, Overlap.STRICT, "r40") for metric in LEADERBOARD)
         )
+    return table
+
+
+def comparison_table(rows: Mapping[str, KittiScores], **columns: Mapping[str, str]) -> Table:
+    """AP_3D of moderate objects, strict and loose overlaps, a row a model.
+
+    Args:
+        rows: Scores by the model's name.
+        **columns: Further ones: the model's name to a cell.
+    """
+    table = Table("model", title="KITTI AP_3D, moderate, 40 recalls: strict / loose overlaps")
+    kinds = _kinds(next(iter(rows.values())))
+    for name in (*kinds, *(name.replace("_", " ") for name in columns)):
+        table.add_column(name, justify="right")
+    for model, scores in rows.items():
+        cells = []
+        for kind in kinds:
+            each = [scores[Setting(kind, Metric.AP_3D, "moderate", o)].r40 for o in Overlap]
+            cells.append(" / ".join(f"{value:.2f}" for value in each))
+        table.add_row(model, *cells, *(column.get(model, "") for column in columns.values()))
     return table
 
 

@@ -226,12 +226,6 @@ class Evaluation:
     pictures: list[Path]
     frames: int
 
-    @property
-    def nuscenes(self) -> Scores:
-        """The scores of frames that are nuScenes'."""
-        assert isinstance(self.scores, Scores), "only asked of a nuScenes tree"
-        return self.scores
-
 
 @dataclass(frozen=True, slots=True)
 class Detector:

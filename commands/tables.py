@@ -1,10 +1,13 @@
 """Scores, for people."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 
-from commands.kitti import leaderboard_table
+from commands.kitti import comparison_table, leaderboard_table
+from frames.kitti.evaluation import by_name
 from frames.kitti.scoring import KittiScores
 from frames.scoring import Scores
 
@@ -36,6 +39,20 @@ def scores_table(rows: Mapping[str, Scores], **columns: Mapping[str, str]) -> Ta
         values = [f"{getattr(scores, attribute):.3f}" for attribute in METRICS.values()]
         table.add_row(model, *values, *(cells.get(model, "") for cells in columns.values()))
     return table
+
+
+def models_table(rows: Mapping[str, Scores | KittiScores], **columns: Mapping[str, str]) -> Table:
+    """What several models of one data set scored, a row each; columns as for ``scores_table``."""
+    nuscenes = {model: scores for model, scores in rows.items() if isinstance(scores, Scores)}
+    if nuscenes:
+        return scores_table(nuscenes, **columns)
+    kitti = {model: scores for model, scores in rows.items() if not isinstance(scores, Scores)}
+    return comparison_table(kitti, **columns)
+
+
+def plain_scores(scores: Scores | KittiScores) -> dict[str, Any]:
+    """The same for a JSON file."""
+    return asdict(scores) if isinstance(scores, Scores) else by_name(scores)
 
 
 def class_table(scores: Scores) -> Table:

@@ -7,6 +7,7 @@ import pytest
 
 from commands.demo import run_demo
 from tests.tiny import write_student_toml, write_teacher_toml
+from tests.tiny_kitti_runs import write_liga_toml, write_second_toml
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -29,7 +30,7 @@ def test_the_demo_ends_in_a_table_and_pictures(
     (configs / "demo_world.toml").write_text(WORLD)
     write_teacher_toml(configs, tmp_path).rename(configs / "demo_teacher.toml")
     write_student_toml(configs, tmp_path).rename(configs / "demo_student.toml")
-    run_demo(configs, tmp_path / "out", ["none", "xgd"])
+    run_demo(configs, tmp_path / "out", "nuscenes")
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert set(record["scores"]) == {"teacher (LiDAR)", "student none", "student xgd"}
     assert "heading" in record["kept"]["student xgd"]
@@ -39,5 +40,33 @@ def test_the_demo_ends_in_a_table_and_pictures(
     assert "mAVE" in capsys.readouterr().out
     # A second call finds everything done and only evaluates again.
     weights = (tmp_path / "out" / "student_xgd" / "student.pt").read_bytes()
-    run_demo(configs, tmp_path / "out", ["none", "xgd"])
+    run_demo(configs, tmp_path / "out", "nuscenes")
     assert (tmp_path / "out" / "student_xgd" / "student.pt").read_bytes() == weights
+
+
+KITTI_WORLD = """tree = "kitti"
+train_scenes = 1
+val_scenes = 1
+frames_per_scene = 3
+image_size = [32, 96]
+beams = 12
+azimuth_steps = 360
+lidar_range = 40
+objects_per_frame = [30, 40]
+"""
+
+
+def test_the_demo_on_kitti(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "demo_kitti_world.toml").write_text(KITTI_WORLD)
+    write_second_toml(configs, tmp_path).rename(configs / "demo_kitti_teacher.toml")
+    write_liga_toml(configs, tmp_path).rename(configs / "demo_kitti_student.toml")
+    run_demo(configs, tmp_path / "out", "kitti", ["none", "xgd+liga"])
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert "Car/3d/moderate/strict/r40" in record["scores"]["student xgd+liga"]
+    assert "size" in record["kept"]["student xgd+liga"]
+    assert "AP_3D, moderate" in capsys.readouterr().out
