@@ -9,6 +9,7 @@ from frames.anchor_code import decode_at_anchors
 from frames.anchors import BOX_CODE
 from frames.boxes import BOX_SIZE
 from frames.detections import Detections
+from frames.geometry import wrap_angle
 from frames.rotated_iou import pairwise_bev_iou
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import YAW, directed
@@ -86,7 +87,8 @@ def _decode_class(
     best, index = scores.topk(min(config.candidates, len(scores)))
     index = index[best >= config.score_threshold]
     boxes = decode_at_anchors(maps.code[frame, index].float(), anchors[index])
-    boxes[:, YAW] = directed(boxes[:, YAW], maps.direction[frame, index].argmax(1))
+    half_turn = maps.direction[frame, index].argmax(1)
+    boxes[:, YAW] = wrap_angle(directed(boxes[:, YAW], half_turn))
     keep = rotated_keep(boxes, config.overlap, config.kept)
     padded = boxes.new_zeros(int(keep.sum()), BOX_SIZE)
     padded[:, :BOX_CODE] = boxes[keep]

@@ -9,6 +9,7 @@ from torch import Tensor
 from frames.anchor_assign import positive_anchors
 from frames.anchors import AnchorConfig
 from frames.boxes import BOX_SIZE, YAW, BoxBatch, Boxes3D
+from frames.geometry import wrap_angle
 from nets.anchor_loss import directed
 from teacher_dump.protocol import AnchorOutput
 
@@ -51,9 +52,8 @@ def answers_at_anchors(output: AnchorOutput, boxes: BoxBatch, config: AnchorConf
             label = int(truth.labels[m])
             best = own[output.logit[b, own, label].argmax()]
             found.boxes[b, m, :YAW] = output.box[b, best, :YAW].float()
-            found.boxes[b, m, YAW] = directed(
-                output.box[b, best, YAW].float(), output.direction[b, best]
-            )
+            heading = directed(output.box[b, best, YAW].float(), output.direction[b, best])
+            found.boxes[b, m, YAW] = wrap_angle(heading)
             found.scores[b, m] = output.logit[b, best, label].sigmoid()
             found.labels[b, m] = output.logit[b, best].argmax()
             found.answered[b, m] = True

@@ -36,3 +36,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_world(config, root, workers=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def kitti_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A KITTI tree of three frames a split."""
+    from frames.world.config import KittiWorldConfig
+    from frames.world.kitti_tree import write_kitti_world
+
+    root = tmp_path_factory.mktemp("kitti_world")
+    config = KittiWorldConfig(
+        train_scenes=1,
+        val_scenes=1,
+        frames_per_scene=3,
+        image_size=(32, 96),
+        beams=12,
+        azimuth_steps=360,
+        lidar_range=40,
+        objects_per_frame=(30, 40),
+    )
+    write_kitti_world(config, root, 1)
+    return root

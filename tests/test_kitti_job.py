@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from frames.world.config import KittiWorldConfig
-from frames.world.kitti_tree import write_kitti_world
 from runs.checkpoint import load_checkpoint
 from runs.metrics import last_values
 from store.reader import open_cache
@@ -18,23 +16,6 @@ from tests.tiny_kitti_runs import write_liga_toml, write_second_toml
 
 IMAGE_TERMS = ("classes", "box", "centreness")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="session")
-def kitti_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("kitti_world")
-    config = KittiWorldConfig(
-        train_scenes=1,
-        val_scenes=1,
-        frames_per_scene=3,
-        image_size=(32, 96),
-        beams=12,
-        azimuth_steps=360,
-        lidar_range=40,
-        objects_per_frame=(30, 40),
-    )
-    write_kitti_world(config, root, 1)
-    return root
 
 
 @pytest.fixture(scope="module")
