@@ -49,7 +49,7 @@ def parse_config(values: dict[str, Any], model: type[Config], source: str) -> Co
 
 def _explain(item: dict[str, Any], model: type[BaseModel]) -> str:
     *parents, key = [str(part) for part in item["loc"]] or ["(top level)"]
-    where = ".".join([*parents, key])
+    where = ".".join([*_fields(model, parents), key])
     if item["type"] != "extra_forbidden":
         return f"{where}: {item['msg']} (found {_short(item.get('input'))})"
     known = sorted(_known_keys(model, parents))
@@ -63,14 +63,29 @@ def _known_keys(model: type[BaseModel], parents: list[str]) -> set[str]:
     candidates = [model]
     for part in parents:
         # A union's tag is part of the location but no field: the candidates stay.
-        deeper = [
-            nested
-            for candidate in candidates
-            if part in candidate.model_fields
-            for nested in _models_in(candidate.model_fields[part].annotation)
-        ]
-        candidates = deeper or candidates
+        candidates = _deeper(candidates, part) or candidates
     return {name for candidate in candidates for name in candidate.model_fields}
+
+
+def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
+    """The location as a TOML has it: without the tags of unions."""
+    candidates, kept = [model], []
+    for part in parents:
+        deeper = _deeper(candidates, part)
+        known = {name for candidate in candidates for name in candidate.model_fields}
+        if part in known or part.isdigit():
+            kept.append(part)
+        candidates = deeper or candidates
+    return kept
+
+
+def _deeper(candidates: list[type[BaseModel]], part: str) -> list[type[BaseModel]]:
+    return [
+        nested
+        for candidate in candidates
+        if part in candidate.model_fields
+        for nested in _models_in(candidate.model_fields[part].annotation)
+    ]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

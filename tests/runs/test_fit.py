@@ -220,11 +220,13 @@ def test_norms_and_biases_are_not_decayed():
 class Kernels(Line):
     def __init__(self, config: FitConfig) -> None:
         super().__init__(config)
-        self.flat, self.sparse = nn.Conv2d(4, 4, 3), nn.Conv3d(4, 4, 3)
+        self.flat, self.narrow = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)
+        self.sparse = nn.Conv3d(8, 8, 3)
 
 
-def test_maps_are_channels_last_and_sparse_kernels_are_left_alone(tmp_path: Path):
+def test_maps_are_channels_last_and_narrow_or_sparse_kernels_are_left_alone(tmp_path: Path):
     training = Kernels(config(steps=1))
     run_fit(training, tmp_path)
     assert training.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert training.narrow.weight.is_contiguous()
     assert training.sparse.weight.is_contiguous()
