@@ -66,7 +66,7 @@ class Arm:
 
 
 # The filter that StereoDistill argues against: a whole box is good enough, or it is not used.
-WHOLE_BOX = {"gate": "none", "min_iou": 0.7, "min_score": 0.3}
+WHOLE_BOX = {"gate": "none", "min_iou": (0.7, 0.5, 0.5), "min_score": 0.3}
 ARMS = {
     "whole_box": Arm("xgd", {"xgd": WHOLE_BOX}),
     "no_gate": Arm("xgd", {"xgd": {"gate": "none"}}),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nets.bev_head import BEVHead, BEVHeadConfig, BEVHeadMaps
 from nets.depth_volume import DepthVolumeConfig, DepthVolumeNet
 from nets.geometric_volume import VoxelVolumeConfig, VoxelVolumeNet
+from nets.same_ground import require_same_ground
 from nets.stereo_backbone import StereoBackbone, StereoBackboneConfig
 
 
@@ -41,6 +42,13 @@ class LigaConfig(BaseModel):
             raise ValueError(
                 f"voxels.grid has {cells} cells (y, x), bev.anchors.grid {anchors}: they must be "
                 "the same map"
+            )
+        grid, planes = self.voxels.grid, self.depth.planes
+        require_same_ground(self.bev.anchors.grid, grid.range_min, grid.voxel_size[:2], "voxels")
+        if planes.start > grid.range_min[0] or planes.stop < grid.range_max[0]:
+            raise ValueError(
+                f"depth.planes reach from {planes.start} to {planes.stop} m, the voxels from "
+                f"{grid.range_min[0]} to {grid.range_max[0]} m: planes must reach as far"
             )
         return self
 

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from nets.anchor_head import AnchorHeadConfig
 from nets.bev_head import BEVHeadConfig
+from nets.same_ground import require_same_ground
 from nets.voxel_encoder_config import Algorithm
 from nets.voxelize import VoxelGrid
 
@@ -35,12 +36,18 @@ class SecondConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_map(self) -> "SecondConfig":
+        if self.bev.head.groups:
+            raise ValueError(
+                f"bev.head.groups is {self.bev.head.groups}: SECOND has BatchNorm, set it to 0"
+            )
         _, rows, cols = self.voxels.shape
         if (rows, cols) != tuple(STRIDE * cells for cells in self.bev.anchors.grid.shape):
             raise ValueError(
                 f"{rows} x {cols} voxels (y, x), bev.anchors.grid {self.bev.anchors.grid.shape}: "
                 f"expected {STRIDE} voxels a cell along both"
             )
+        edge = tuple(STRIDE * size for size in self.voxels.voxel_size[:2])
+        require_same_ground(self.bev.anchors.grid, self.voxels.range_min, edge, "voxels")
         if self.slices < 1:
             raise ValueError(f"{self.voxels.shape[0]} voxels along z are too few: take 7 or more")
         return self

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from frames.augment import BevAugmentConfig
+from frames.cell_masks import anchors_of
 from frames.grid import BEVGrid
 from store.errors import FingerprintError, MissingTargetError
 from store.plan import unmet
@@ -47,6 +48,11 @@ def require_match(
         "classes": list(classes),
         "dataset": {"ground_truth_filter": ground_truth_filter},
     }
+    needs = list(needs)
+    theirs, ours = anchors_of(made_for.masks), anchors_of(need.mask for need in needs)
+    if theirs is not None and ours is not None:
+        found["anchors"] = theirs.model_dump(mode="json")
+        expected["anchors"] = ours.model_dump(mode="json")
     mismatches = list(differences(found, expected))
     absent = [token for token in tokens if token not in cache]
     if absent:

@@ -106,8 +106,11 @@ class StudentRun(BaseModel):
     def _of_its_head(cls, tables: Any, info: Any) -> Any:
         """Says for which head the tables are, unless they do."""
         student = info.data.get("student")
-        if student is None or not isinstance(tables, dict):
+        if not isinstance(tables, dict):
             return tables
+        if student is None:
+            # Of a student that does not fit nothing is known; its own errors are told.
+            return {"head": "center"}
         return {"head": _head(student)} | tables
 
     @model_validator(mode="after")

@@ -136,7 +136,7 @@ def test_methods_that_do_not_fit(
     [
         ("flip_y = 0.5", "flip_x = 0.5", "a stereo student is mirrored alone"),
         ("image_size = [32, 96]", "image_size = [32, 90]", "expected multiples of 16"),
-        ("y_min = -16.0", "y_min = -15.0", "only if it is symmetric in y"),
+        ("y_min = -16.0", "y_min = -15.0", "they must be the same"),
         ('dataset = "kitti"', 'dataset = "kiti"', "kiti"),
         ("[methods.liga]", "[methods.imitation]", "unknown key"),
     ],
@@ -171,7 +171,7 @@ def test_other_anchors_are_refused(done: Path, kitti_world: Path, tmp_path: Path
         *("--out", tmp_path / "out", "--device", "cpu"),
     )
     assert code == 1
-    assert "anchors at anchors" in text
+    assert "anchors.rotations: found [0.0, 1.57], expected [0.0, 1.5]" in text
 
 
 @real

@@ -18,6 +18,8 @@ from student_train.methods.base import MethodContext, StudentMaps, TeacherTarget
 
 # By how much the stored footprints are wider, metres (StereoDistill specification, part 12).
 MARGIN = 0.5
+# Below any that a filter may ask for.
+NO_SCORE = -1.0
 
 
 def anchors_of(context: MethodContext) -> AnchorConfig:
@@ -101,11 +103,18 @@ def read_positives(
 
 
 def with_boxes_of_objects(found: Positives, targets: TeacherTargets) -> Positives:
-    """The same with the teacher's surest box of each object at all its anchors."""
+    """The same with the teacher's surest box of each object at all its anchors.
+
+    An object that the teacher does not answer has a score that no filter lets pass.
+    """
     assert targets.boxes is not None, "the loader gives boxes to a method that needs them"
     assert targets.scores is not None, "and their scores"
+    assert targets.answered is not None, "and whether there is one"
     at = (found.frame, found.object)
-    return replace(found, teacher=targets.boxes[at][:, :BOX_CODE], score=targets.scores[at])
+    answered = targets.answered[at]
+    # Where there is none, zeros stand for the box, of which there is no logarithm.
+    boxes = torch.where(answered[:, None], targets.boxes[at][:, :BOX_CODE], found.truth)
+    return replace(found, teacher=boxes, score=torch.where(answered, targets.scores[at], NO_SCORE))
 
 
 def cells_of(

@@ -66,7 +66,7 @@ GROUPS: dict[str, Parts] = {
     },
 }
 # The whole-box threshold that the log compares with (specification, part 5.3).
-WHOLE_BOX_IOU, WHOLE_BOX_SCORE = 0.7, 0.3
+WHOLE_BOX_IOU, OTHER_WHOLE_BOX_IOU, WHOLE_BOX_SCORE = {"Car": 0.7}, 0.5, 0.3
 # As in the supervised loss: fewer positives, or cells, count as so many.
 LEAST_COUNT = 10
 
@@ -91,7 +91,8 @@ class AnchorXgdConfig(GateConfig):
         match: The teacher's box at the same anchor, or its surest box of the object, at all
             anchors of that object.
         min_score: A teacher box that scores lower for the object's class is not distilled.
-        min_iou: Nor is one whose 3D IoU with the object is below.
+        min_iou: Nor is one whose 3D IoU with the object is not above that of its class, in the
+            order of labels; None lets all pass.
         loss: Distance between the codes; the heading's is that of the sine of the difference.
         beta: Where smooth L1 turns linear.
         normaliser: Positive anchors, as the supervised loss counts, or kept components.
@@ -104,7 +105,7 @@ class AnchorXgdConfig(GateConfig):
     granularity: Literal["components", "split_z", "scalars", "whole_box"] = "components"
     match: Literal["anchor", "object"] = "anchor"
     min_score: float = Field(0.0, ge=0, lt=1)
-    min_iou: float = Field(0.0, ge=0, lt=1)
+    min_iou: tuple[float, ...] | None = None
     loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: PositiveFloat = 1 / 9
     normaliser: Literal["positives", "kept"] = "positives"
@@ -169,7 +170,9 @@ class Xgd(Method):
         if self.config.match == "object":
             found = with_boxes_of_objects(found, targets)
         overlap = iou_3d(found.teacher, found.truth)
-        usable = (found.score >= self.config.min_score) & (overlap >= self.config.min_iou)
+        usable = found.score >= self.config.min_score
+        if self.config.min_iou is not None:
+            usable &= overlap > overlap.new_tensor(self.config.min_iou)[found.label]
         chosen = found.where(usable)
         kept, losses = anchor_xgd(
             chosen.code,
@@ -182,10 +185,17 @@ class Xgd(Method):
         term = xgd_loss(kept, losses, positives, frames, self.config)
         if self.config.iou:
             missing = iou_to_teacher(kept, chosen).sum() / max(positives, LEAST_COUNT * frames)
-            term = term + self.config.iou * missing
-        figures = kept_fractions(kept, chosen.label, self.context.classes)
+            term = term + self.config.box.weight * self.config.iou * missing
+        # What was filtered out is not kept.
+        everywhere = {
+            name: part.new_zeros(positives, part.shape[1]).index_put((usable,), part)
+            for name, part in kept.items()
+        }
+        figures = kept_fractions(everywhere, found.label, self.context.classes)
         if positives:
-            sure = (overlap >= WHOLE_BOX_IOU) & (found.score >= WHOLE_BOX_SCORE)
+            least = [WHOLE_BOX_IOU.get(name, OTHER_WHOLE_BOX_IOU) for name in self.context.classes]
+            sure = overlap >= overlap.new_tensor(least)[found.label]
+            sure &= found.score >= WHOLE_BOX_SCORE
             figures["kept/whole_box_threshold"] = sure.float().mean()
         return MethodResult({"box": term}, figures)
 

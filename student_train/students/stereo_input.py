@@ -90,6 +90,12 @@ class StereoReader(Reader):
                     f"frame {frame.token} has the cameras {names}; a stereo student needs a left "
                     "and a right one: set data.cameras to these two"
                 )
+            left, right = frame.cameras
+            if left.ego_from_cam.translation[1] <= right.ego_from_cam.translation[1]:
+                raise DataError(
+                    f"frame {frame.token}: {left.name} does not stand left of {right.name}: list "
+                    "the left one first in data.cameras"
+                )
         check_image_files(frames)
         if training and self.with_depth:
             check_point_files(frames, sweeps=1)

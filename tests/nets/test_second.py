@@ -77,3 +77,11 @@ def test_sizes_that_do_not_fit_are_refused():
     )
     with pytest.raises(ValueError, match="4 voxels along z are too few"):
         SecondConfig(voxels=flat)
+
+
+def test_voxels_and_anchors_cover_the_same_ground():
+    elsewhere = VoxelGrid(range_min=(0, -8, -3), range_max=(16, 8, 1), voxel_size=(0.25, 0.25, 0.1))
+    with pytest.raises(ValueError, match="they must be the same"):
+        SecondConfig(voxels=elsewhere, bev=SMALL.bev)
+    with pytest.raises(ValueError, match="SECOND has BatchNorm"):
+        SecondConfig(voxels=SMALL.voxels, bev=BEVHeadConfig(anchors=SMALL.bev.anchors))

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frames.anchor_code import encode_at_anchors
+from frames.anchor_code import decode_at_anchors, encode_at_anchors
 from frames.boxes import BoxBatch, Boxes3D
 from frames.rotated_iou import iou_3d
 from store.schema import Target
 from student_train.methods.base import StudentMaps, TeacherTargets, TermConfig
 from student_train.methods.liga import LevelImitation, Liga, LigaImitationConfig
 from student_train.methods.response import Response, ResponseConfig
-from student_train.methods.stereodistill import AnchorXgdConfig, Cld, CldConfig, Xgd
+from student_train.methods.stereodistill import AnchorXgdConfig, Cld, CldConfig, Xgd, anchor_xgd
 from tests.student_train.anchor_suite import (
     ANCHORS,
     CONTEXT,
@@ -157,15 +157,62 @@ def test_a_filtered_anchor_is_not_distilled_but_counts():
     truth = boxes.values[0, given.object[0, own], :7]
     overlap = iou_3d(given.box[0, own], truth)
     least = float(overlap.median())
-    passed = (overlap >= least) & (given.score[0, own] >= 0.4)
+    passed = (overlap > least) & (given.score[0, own] >= 0.4)
     assert 0 < passed.sum() < len(passed)
-    strict = Xgd(AnchorXgdConfig(gate="none", min_iou=least, min_score=0.4), CONTEXT)
+    strict = Xgd(AnchorXgdConfig(gate="none", min_iou=(least,) * 3, min_score=0.4), CONTEXT)
     anchors, s = TABLE[given.index[0, own]], student.anchors.code[0, given.index[0, own]]
     gap = s - encode_at_anchors(given.box[0, own], anchors)
     gap[:, 6] = gap[:, 6].sin()
     per_anchor = F.smooth_l1_loss(gap, 0 * gap, reduction="none", beta=1 / 9).sum(1)
     expected = 0.5 * float(per_anchor[passed].sum()) / max(len(passed), 10)
-    assert strict(student, targets, boxes).terms["box"].item() == pytest.approx(expected, rel=1e-4)
+    result = strict(student, targets, boxes)
+    assert result.terms["box"].item() == pytest.approx(expected, rel=1e-4)
+    # What was filtered out is not kept.
+    share = float(passed.float().mean())
+    assert result.figures["kept/size"].item() == pytest.approx(share)
+    assert result.figures["kept/whole_box"].item() == pytest.approx(share)
+
+
+def test_an_object_without_an_answer_is_left_out():
+    frames = [some_objects(0)]
+    boxes, student = BoxBatch.pad(frames), some_anchor_maps(0, 1)
+    targets = targets_of(some_anchor_maps(1, 1), frames)
+    assert targets.boxes is not None
+    assert targets.answered is not None
+    targets.boxes[0, 0], targets.answered[0, 0] = 0, False
+    method = Xgd(AnchorXgdConfig(gate="none", match="object"), CONTEXT)
+    result = method(student, targets, boxes)
+    assert result.terms["box"].isfinite()
+    given = targets.anchors
+    assert given is not None
+    others = (given.object[0][given.valid[0]] != 0).float().mean()
+    assert result.figures["kept/position"].item() == pytest.approx(float(others))
+
+
+def test_the_iou_term_by_hand():
+    frames = [some_objects(0)]
+    boxes, student = BoxBatch.pad(frames), some_anchor_maps(0, 1)
+    targets = targets_of(some_anchor_maps(1, 1), frames)
+    given = targets.anchors
+    assert given is not None
+    own = given.valid[0]
+    index = given.index[0, own]
+    ours = decode_at_anchors(student.anchors.code[0, index], TABLE[index])
+    kept, _ = anchor_xgd(
+        student.anchors.code[0, index],
+        encode_at_anchors(given.box[0, own], TABLE[index]),
+        encode_at_anchors(boxes.values[0, given.object[0, own], :7], TABLE[index]),
+        TABLE[index],
+        AnchorXgdConfig(),
+    )
+    whole = torch.stack([part[:, 0] for part in kept.values()]).prod(0)
+    assert 0 < whole.sum() < len(whole)
+    missing = float(((1 - iou_3d(ours, given.box[0, own])) * whole).sum()) / max(len(whole), 10)
+    plain, more = (
+        Xgd(AnchorXgdConfig(iou=iou), CONTEXT)(student, targets, boxes).terms["box"].item()
+        for iou in (0.0, 2.0)
+    )
+    assert more - plain == pytest.approx(0.5 * 2 * missing, rel=1e-4)
 
 
 def test_one_box_for_all_anchors_of_an_object():

@@ -235,3 +235,20 @@ def test_a_perfect_student_is_at_clds_minimum(flatten: str, probability: str, di
     assert student.grad.abs().max() < 1e-12
     assert teacher.grad is None
     assert cld_loss(ZS, ZT, 1, config) > 1e-4
+
+
+def test_certain_cells_count_more():
+    # Largest logits 2 and -4: probabilities 0.880797 and 0.017986.
+    found = cld_loss(ZS, ZT, 1, CldConfig(certain=True))
+    expected = (0.880797 * 0.194858 + 0.017986 * 0.282009) / 10
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_kept_scalars_count_as_shares_of_their_component():
+    s, t, g, anchors = (torch.cat([x] * 20) for x in (S, T, G, ANCHORS))
+    config = AnchorXgdConfig(granularity="scalars", normaliser="kept", box=ONE)
+    kept, losses = anchor_xgd(s, t, g, anchors, config)
+    count = sum(float((part > 0).double().mean(1).sum()) for part in kept.values())
+    assert count != sum(float((part > 0).double().sum()) for part in kept.values())
+    total_ = sum(float(part.sum()) for part in losses.values())
+    assert xgd_loss(kept, losses, 60, 1, config).item() == pytest.approx(total_ / count)

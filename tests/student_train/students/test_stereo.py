@@ -147,6 +147,13 @@ def test_one_eye_is_not_enough(frame: KittiFrame):
         reader.check([replace(frame, cameras=frame.cameras[:1])], training=True)
 
 
+def test_exchanged_eyes_are_refused(frame: KittiFrame):
+    reader = StereoReader((32, 48), 1.0, with_depth=False)
+    reader.check([frame], training=False)
+    with pytest.raises(DataError, match="image_3 does not stand left of image_2"):
+        reader.check([replace(frame, cameras=frame.cameras[::-1])], training=False)
+
+
 def test_shapes_and_gradients(run: StudentRun, frame: KittiFrame):
     assert isinstance(run.student, StereoStudentConfig)
     student = StereoStudent(run.student)
