@@ -40,9 +40,10 @@ def main(
     run = run.model_copy(update={"method": method})
     context = multiprocessing.get_context("spawn")
     document = run.model_dump(mode="json")
-    for checkpointed in (True, False) if "depth" in document["student"] else (None,):
-        if checkpointed is not None and "checkpointed" in document["student"]["depth"]:
-            document["student"]["depth"]["checkpointed"] = checkpointed
+    depth = document["student"]["depth"]
+    for checkpointed in (True, False) if "checkpointed" in depth else (None,):
+        if checkpointed is not None:
+            depth["checkpointed"] = checkpointed
         with context.Pool(1) as pool:
             found = pool.apply(_step, (document, frames, store))
         console.print(f"activations recomputed: {checkpointed}; {found}")

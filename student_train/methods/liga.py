@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.cell_masks import FootprintMask
+from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.at_anchors import MARGIN, anchors_of, cells_of, in_footprints
 from student_train.methods.base import (
@@ -134,7 +135,7 @@ class LevelImitation(nn.Module):
         super().__init__()
         for name, channels in (("student", student_channels), ("teacher", teacher_channels)):
             if channels % heights:
-                raise ValueError(
+                raise ConfigError(
                     f"liga.heights is {heights}, but the {name}'s volume has {channels} channels, "
                     "which is no multiple of it"
                 )

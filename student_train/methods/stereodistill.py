@@ -24,6 +24,7 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.geometry import wrap_angle
 from frames.rotated_iou import iou_3d
+from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.at_anchors import (
     Positives,
@@ -153,6 +154,11 @@ class Xgd(Method):
 
     def __init__(self, config: AnchorXgdConfig, context: MethodContext) -> None:
         super().__init__(config, context)
+        if config.min_iou is not None and len(config.min_iou) != len(context.classes):
+            raise ConfigError(
+                f"xgd.min_iou has {len(config.min_iou)} numbers, expected one for each of "
+                f"{', '.join(context.classes)}"
+            )
         self.register_buffer("table", anchors_of(context).boxes(), persistent=False)
 
     @classmethod

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frames.anchor_code import decode_at_anchors, encode_at_anchors
 from frames.boxes import BoxBatch, Boxes3D
 from frames.rotated_iou import iou_3d
+from runs.errors import ConfigError
 from store.schema import Target
 from student_train.methods.base import StudentMaps, TeacherTargets, TermConfig
 from student_train.methods.liga import LevelImitation, Liga, LigaImitationConfig
@@ -25,6 +26,7 @@ from tests.student_train.anchor_suite import (
     some_anchor_maps,
     some_objects,
     targets_of,
+    with_gradient,
 )
 
 
@@ -49,9 +51,12 @@ class TestXgdWithEverySwitch(AnchorSuite):
             CONTEXT,
         )
 
-    # At a kink: an L1 loss has no small gradient at its minimum.
-    @pytest.mark.skip(reason="one box for all anchors of an object, so no student is perfect")
-    def test_a_perfect_student_is_at_the_minimum(self, frames: list[Boxes3D]): ...
+    def test_a_perfect_student_is_at_the_minimum(self, frames: list[Boxes3D]):
+        """With each anchor's own box: to one box for all anchors of an object nobody is perfect."""
+        maps = some_anchor_maps(0, 2)
+        config = self.build().config.model_copy(update={"match": "anchor"})
+        result = Xgd(config, CONTEXT)(maps, targets_of(maps, frames), BoxBatch.pad(frames))
+        assert result.terms["box"].item() == pytest.approx(0, abs=1e-4)
 
 
 class TestCld(AnchorSuite):
@@ -67,13 +72,17 @@ class TestCldInFootprints(AnchorSuite):
 
 
 class TestResponse(AnchorSuite):
-    minimum_is_zero = False
-
     def build(self) -> Response:
         return Response(ResponseConfig(), CONTEXT)
 
-    @pytest.mark.skip(reason="L1 has a kink there; the soft classification's is tested below")
-    def test_a_perfect_student_is_at_the_minimum(self, frames: list[Boxes3D]): ...
+    def test_a_perfect_student_is_at_the_minimum(self, frames: list[Boxes3D]):
+        """L1 is 0 there; the soft classification, whose least value is not 0, has no slope."""
+        maps = some_anchor_maps(0, 2)
+        student = with_gradient(maps)
+        terms = self.build()(student, targets_of(maps, frames), BoxBatch.pad(frames)).terms
+        assert terms["box"].item() == pytest.approx(0, abs=1e-4)
+        (slope,) = torch.autograd.grad(terms["logit"], student.anchors.logit)
+        assert slope.abs().max() < 1e-6
 
 
 class TestLiga(AnchorSuite):
@@ -300,5 +309,10 @@ def test_ligas_mask_is_of_anchor_centres():
 
 
 def test_liga_refuses_heights_that_do_not_divide():
-    with pytest.raises(ValueError, match=r"liga\.heights is 5, but the student's volume has 4"):
+    with pytest.raises(ConfigError, match=r"liga\.heights is 5, but the student's volume has 4"):
         Liga(LigaImitationConfig(heights=5), CONTEXT)
+
+
+def test_xgd_refuses_another_number_of_overlaps():
+    with pytest.raises(ConfigError, match=r"xgd\.min_iou has 1 numbers, expected one for each of"):
+        Xgd(AnchorXgdConfig(min_iou=(0.7,)), CONTEXT)
