@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from nets.depth_net import DepthBins
-from nets.depth_volume import DepthVolume
+from nets.depth_volume import DepthVolume, depth_distribution
 from nets.hourglass import conv_norm
 from nets.voxelize import VoxelGrid
 
@@ -90,21 +90,22 @@ class VoxelVolumeNet(nn.Module):
         depth: DepthVolume,
         semantic: Float[Tensor, "b cm hq wq"],
         image_from_voxel: Float[Tensor, "b 3 4"],
+        image_size: tuple[int, int],
         bins: DepthBins,
     ) -> Float[Tensor, "b c z y x"]:
         """The volume.
 
         Args:
-            depth: The stereo volume, and the depth distribution; no gradient reaches the latter.
+            depth: The stereo volume, and the planes' logits, which no gradient reaches.
             semantic: Features of the left image.
             image_from_voxel: Projects pseudo-LiDAR points to pixels of the (padded) left image.
+            image_size: Of that image: height and width, pixels.
             bins: Of the depth distribution; its range is the stereo volume's.
         """
-        size = depth.depth_logit.shape[2:]
-        at = torch.stack([self._to_unit(matrix, size, bins) for matrix in image_from_voxel])
+        at = torch.stack([self._to_unit(matrix, image_size, bins) for matrix in image_from_voxel])
         stereo = F.grid_sample(depth.volume.float(), at, align_corners=True)
-        prob = depth.depth_logit.detach().float().softmax(1)[:, None]
-        seen = F.grid_sample(prob, at, align_corners=True)
+        prob = depth_distribution(depth.plane_logit, image_size, bins)
+        seen = F.grid_sample(prob[:, None], at, align_corners=True)
         flat = at[..., :2].flatten(2, 3)
         image = F.grid_sample(semantic.float(), flat, align_corners=True)
         image = image.view(*image.shape[:2], *at.shape[1:4])
@@ -113,7 +114,7 @@ class VoxelVolumeNet(nn.Module):
         return volume
 
     def _to_unit(
-        self, matrix: Float[Tensor, "3 4"], size: torch.Size, bins: DepthBins
+        self, matrix: Float[Tensor, "3 4"], size: tuple[int, int], bins: DepthBins
     ) -> Float[Tensor, "z y x 3"]:
         """Column, row and depth of each voxel, in ``grid_sample`` units, as LIGA scales them."""
         # In bfloat16 a pixel would be off by several.

@@ -59,13 +59,13 @@ class LigaMaps:
 
     Attributes:
         semantic: What is seen in the left image, at a quarter of its resolution.
-        depth_logit: Of each depth bin at each pixel of the left image.
+        plane_logit: Of each plane of the stereo volume: how deep a pixel lies.
         volume: 3D geometric volume (V_3d), averaged along z, heights merged into channels.
         bev: On the ground.
     """
 
     semantic: Float[Tensor, "b cm hq wq"]
-    depth_logit: Float[Tensor, "b bins h w"]
+    plane_logit: Float[Tensor, "b d hs ws"]
     volume: Float[Tensor, "b cz y x"]
     bev: BEVHeadMaps
 
@@ -98,10 +98,12 @@ class LigaStereo(nn.Module):
             focal_baseline: Focal length x distance between the cameras, pixels x metres.
             image_from_voxel: Projects pseudo-LiDAR points to pixels of the left image as given.
         """
+        height, width = left.shape[2:]
         seen = self.backbone(torch.cat([left, right]))
         stereo = seen.stereo.chunk(2)
         depth = self.depth(*stereo, focal_baseline)
         semantic = seen.semantic[: len(left)]
-        volume = self.voxels(depth, semantic, image_from_voxel, self.config.depth.bins)
+        bins = self.config.depth.bins
+        volume = self.voxels(depth, semantic, image_from_voxel, (height, width), bins)
         merged = volume.flatten(1, 2)
-        return LigaMaps(semantic, depth.depth_logit, merged, self.bev(merged))
+        return LigaMaps(semantic, depth.plane_logit, merged, self.bev(merged))

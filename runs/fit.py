@@ -30,6 +30,7 @@ from runs.sampler import StepSampler, TrainingData
 # With fewer channels the gradient of a strided convolution overwrites foreign memory in that layout
 # (torch 2.15 with oneDNN 3.13, AVX2: double free after 4 -> 4 channels).
 LEAST_CHANNELS_LAST = 8
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the weight's axes
 
 
 class FitConfig(BaseModel):
@@ -202,15 +203,16 @@ def fit(
 
 def _prepare(training: Training, config: FitConfig) -> None:
     """Norm momentum and memory layout."""
-    if config.norm_momentum is not None:
-        for module in training.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of 1d, 2d, 3d
-                module.momentum = config.norm_momentum
-    # Convolutions on a CPU run about 1.7 times as fast on channels-last maps; a sparse
-    # convolution's weight has five axes and stays as it is.
-    for weight in training.parameters():
-        if weight.ndim == 4 and min(weight.shape[:2]) >= LEAST_CHANNELS_LAST:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    for module in training.modules():
+        # The base of 1d, 2d, 3d.
+        if config.norm_momentum is not None and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = config.norm_momentum
+        # Convolutions on a CPU run about twice as fast on channels-last maps and volumes.
+        if isinstance(module, nn.modules.conv._ConvNd):  # not a sparse convolution
+            weight = module.weight
+            layout = CHANNELS_LAST.get(weight.ndim)
+            if layout is not None and min(weight.shape[:2]) >= LEAST_CHANNELS_LAST:
+                weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def _csv_logger(out_dir: Path, done: int) -> CSVLogger:

@@ -125,7 +125,7 @@ class StereoStudent(Student):
         image = None
         if self.training and self.image_head is not None:
             image = self.image_head(maps.semantic)
-        return StudentOutput(StudentMaps(features, maps.bev.anchors), maps.depth_logit, image)
+        return StudentOutput(StudentMaps(features, maps.bev.anchors), maps.plane_logit, image)
 
     def detection_terms(self, output: StudentOutput, boxes: BoxBatch) -> dict[str, Tensor]:
         """See :class:`Student`."""

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
@@ -9,7 +10,12 @@ from frames.grid import BEVGrid
 from nets.anchor_head import AnchorHead, AnchorHeadConfig
 from nets.bev_head import BEVHeadConfig
 from nets.depth_net import DepthBins
-from nets.depth_volume import DepthVolume, DepthVolumeConfig, stereo_depth_loss
+from nets.depth_volume import (
+    DepthVolume,
+    DepthVolumeConfig,
+    depth_distribution,
+    stereo_depth_loss,
+)
 from nets.geometric_volume import VoxelVolumeConfig, VoxelVolumeNet
 from nets.hourglass import Hourglass
 from nets.liga import LigaConfig, LigaStereo
@@ -93,10 +99,10 @@ def test_a_step_reaches_every_parameter():
     images = torch.randn(2, 2, 3, 64, 128)
     maps = liga(*images, torch.tensor([20.0, 30.0]), CAMERA.expand(2, 3, 4))
     assert maps.bev.anchors.logit.shape == (2, 16 * 16 * 6, 3)
-    assert maps.depth_logit.shape == (2, 32, 64, 128)
+    assert maps.plane_logit.shape == (2, 8, 16, 32)
     assert maps.volume.shape == (2, 8 * 2, 16, 16)
     parts = (
-        maps.depth_logit,
+        maps.plane_logit,
         maps.bev.anchors.logit,
         maps.bev.anchors.code,
         maps.bev.anchors.direction,
@@ -167,6 +173,27 @@ def test_the_depth_loss_worked_by_hand():
     assert stereo_depth_loss(logit, depth, bins).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_depth_loss_at_known_pixels_is_that_of_the_whole_distribution():
+    torch.manual_seed(0)
+    planes = torch.randn(2, 5, 4, 6, requires_grad=True)
+    depth = (torch.rand(2, 16, 24) * 30 - 15).clamp(min=0)
+    bins = DepthBins(start=2, stop=12, step=0.5)
+    logit = F.interpolate(planes[:, None], (20, 16, 24), mode="trilinear", align_corners=True)
+    log_prob = logit[:, 0].log_softmax(1)
+    assert torch.allclose(depth_distribution(planes, (16, 24), bins), log_prob.exp(), atol=1e-6)
+    terms = []
+    for b, v, u in (depth > 0).nonzero().tolist():
+        metres = depth[b, v, u].item()
+        if 2 < metres < 12:
+            tent = (1 - (metres - bins.centres()).abs() / 0.5).clamp(min=0)
+            terms.append(-(tent * log_prob[b, :, v, u]).sum())
+    whole, fast = torch.stack(terms).mean(), stereo_depth_loss(planes, depth, bins)
+    assert fast.item() == pytest.approx(whole.item(), abs=1e-5)
+    (wanted,) = torch.autograd.grad(whole, planes)
+    (found,) = torch.autograd.grad(fast, planes)
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
 def test_no_depth_no_loss():
     logit = torch.randn(1, 4, 2, 2, requires_grad=True)
     loss = stereo_depth_loss(logit, torch.zeros(1, 2, 2), DepthBins(start=1, stop=5, step=1))
@@ -176,11 +203,12 @@ def test_no_depth_no_loss():
     assert (logit.grad == 0).all()
 
 
-def sampled(depth_logit: Tensor, volume: Tensor, semantic: Tensor) -> Tensor:
+def sampled(plane_logit: Tensor, volume: Tensor, semantic: Tensor) -> Tensor:
     """What the voxel network samples, before its convolution."""
     net = VoxelVolumeNet(SMALL.voxels, volume.shape[1], semantic.shape[1])
     net.conv = nn.Sequential()
-    found: Tensor = net(DepthVolume(volume, depth_logit), semantic, CAMERA[None], SMALL.depth.bins)
+    depth = DepthVolume(volume, plane_logit)
+    found: Tensor = net(depth, semantic, CAMERA[None], (64, 128), SMALL.depth.bins)
     return found
 
 
@@ -190,7 +218,7 @@ def test_a_voxel_sees_the_pixel_and_the_depth_that_it_projects_to():
     v = torch.linspace(0, 63, 16)[:, None].expand(8, 16, 32)
     d = torch.linspace(2, 18, 8)[:, None, None].expand(8, 16, 32)
     semantic = torch.stack([u[0], v[0]])[None]
-    found = sampled(torch.zeros(1, 32, 64, 128), torch.stack([u, v, d])[None], semantic)
+    found = sampled(torch.zeros(1, 8, 16, 32), torch.stack([u, v, d])[None], semantic)
     centres = SMALL.voxels.centres()
     x, y, z = centres.unbind(-1)
     column, row = 64 - 40 * y / x, 32 - 40 * z / x
@@ -204,10 +232,10 @@ def test_a_voxel_sees_the_pixel_and_the_depth_that_it_projects_to():
 
 
 def test_no_gradient_reaches_the_depth_through_the_image_features():
-    depth_logit = torch.zeros(1, 32, 64, 128, requires_grad=True)
+    plane_logit = torch.zeros(1, 8, 16, 32, requires_grad=True)
     semantic = torch.randn(1, 2, 16, 32, requires_grad=True)
-    sampled(depth_logit, torch.zeros(1, 3, 8, 16, 32), semantic).sum().backward()
-    assert depth_logit.grad is None
+    sampled(plane_logit, torch.zeros(1, 3, 8, 16, 32), semantic).sum().backward()
+    assert plane_logit.grad is None
     assert semantic.grad is not None
 
 

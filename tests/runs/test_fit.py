@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nets.voxel_encoder import submanifold
 from runs.checkpoint import load_checkpoint
 from runs.errors import RunInterruptedError
 from runs.fit import FitConfig, Training, fit, rate
@@ -221,12 +222,14 @@ class Kernels(Line):
     def __init__(self, config: FitConfig) -> None:
         super().__init__(config)
         self.flat, self.narrow = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)
-        self.sparse = nn.Conv3d(8, 8, 3)
+        self.volume = nn.Conv3d(8, 8, 3)
+        self.sparse = submanifold(8, 8, "key")
 
 
-def test_maps_are_channels_last_and_narrow_or_sparse_kernels_are_left_alone(tmp_path: Path):
+def test_kernels_are_channels_last_unless_narrow_or_sparse(tmp_path: Path):
     training = Kernels(config(steps=1))
     run_fit(training, tmp_path)
     assert training.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert training.volume.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert training.narrow.weight.is_contiguous()
     assert training.sparse.weight.is_contiguous()

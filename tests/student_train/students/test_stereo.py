@@ -164,7 +164,7 @@ def test_shapes_and_gradients(run: StudentRun, frame: KittiFrame):
     assert output.maps.features[Target.BEV_LOW].shape == (2, 4, 16, 16)
     assert output.maps.features[Target.BEV_HIGH].shape == (2, 8, 16, 16)
     assert run.student.channels == {Target.BEV_LOW: 4, Target.BEV_HIGH: 8}
-    assert output.depth_logit.shape == (2, 32, 32, 96)
+    assert output.depth_logit.shape == (2, 8, 8, 24)
     boxes = BoxBatch.pad([frame.boxes, frame.boxes])
     terms = student.detection_terms(output, boxes)
     depth = student.auxiliary_terms(output, batch, boxes)
