@@ -305,3 +305,9 @@ class StepProgress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:  # noqa: ARG002
         return self.name
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What is shown; not the end of the log folder's name, which Lightning adds."""
+        shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return shown

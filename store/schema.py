@@ -373,5 +373,13 @@ def differences(found: Any, expected: Any, where: str = "") -> Iterator[str]:
                 yield f"{path}: found {found[key]!r}, expected nothing"
             else:
                 yield from differences(found[key], expected[key], path)
+    elif _are_tables(found) and _are_tables(expected) and len(found) == len(expected):
+        for index, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
+            yield from differences(theirs, ours, f"{where}[{index}]")
     elif found != expected:
         yield f"{where}: found {found!r}, expected {expected!r}"
+
+
+def _are_tables(value: Any) -> bool:
+    """Lists of plain values are told whole."""
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)

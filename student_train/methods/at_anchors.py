@@ -3,6 +3,7 @@
 Axes: B batch, N positive anchors of the batch, Q cells (padded), A anchors of a cell, C classes.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,8 +17,8 @@ from frames.grid import BEVGrid
 from store.schema import Need, Places, Target
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
 
-# By how much the stored footprints are wider, metres (StereoDistill specification, part 12).
-MARGIN = 0.5
+# By how much the stored footprints are wider at least, metres (specification, part 12).
+LEAST_MARGIN = 0.5
 # Below any that a filter may ask for.
 NO_SCORE = -1.0
 
@@ -40,9 +41,18 @@ def logits_at_positives(anchors: AnchorConfig | None) -> frozenset[Need]:
     return frozenset({need, Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=need.mask)})
 
 
-def logits_around_objects() -> frozenset[Need]:
+def around_objects(anchors: AnchorConfig | None) -> FootprintMask:
+    """Cells in and about objects: all whose centre, or whose anchors' centre, is inside one.
+
+    Anchors stand up to half a cell beside its centre along either axis (``frames/anchors.py``).
+    """
+    assert anchors is not None, "the registry gives anchor heads to these methods"
+    return FootprintMask(margin=max(LEAST_MARGIN, anchors.grid.cell_size / math.sqrt(2)))
+
+
+def logits_around_objects(anchors: AnchorConfig | None) -> frozenset[Need]:
     """Its logits at the cells in and about objects."""
-    mask = FootprintMask(margin=MARGIN)
+    mask = around_objects(anchors)
     return frozenset({Need(Target.ANCHOR_LOGIT, Places.CELLS, mask=mask)})
 
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
-from frames.cell_masks import FootprintMask
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
-from student_train.methods.at_anchors import MARGIN, anchors_of, cells_of, in_footprints
+from student_train.methods.at_anchors import anchors_of, around_objects, cells_of, in_footprints
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -77,16 +76,12 @@ class Liga(Method):
         )
 
     @classmethod
-    def needs(
-        cls,
-        config: MethodConfig,
-        anchors: AnchorConfig | None,  # noqa: ARG003
-    ) -> frozenset[Need]:
+    def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:
         """The maps, around objects or whole."""
         assert isinstance(config, LigaImitationConfig), f"got {type(config).__name__}"
         if config.mask == "none":
             return frozenset(Need(level, Places.MAP) for level in config.levels)
-        mask = FootprintMask(margin=MARGIN)
+        mask = around_objects(anchors)
         return frozenset(Need(level, Places.CELLS, mask=mask) for level in config.levels)
 
     def forward(

@@ -49,12 +49,13 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.xgd import GateConfig, gate, kept_fractions
+from student_train.methods.xgd import GateConfig, gate, kept_fractions, mean_angles
 
 POSITION, SIZE, HEADING = slice(0, 3), slice(3, 6), slice(6, 7)
 Parts = dict[str, tuple[slice, ...]]
+COMPONENTS = {"position": POSITION, "size": SIZE, "heading": HEADING}
 GROUPS: dict[str, Parts] = {
-    "components": {"position": (POSITION,), "size": (SIZE,), "heading": (HEADING,)},
+    "components": {name: (part,) for name, part in COMPONENTS.items()},
     "split_z": {
         "position": (slice(0, 2), slice(2, 3)),
         "size": (SIZE,),
@@ -180,13 +181,9 @@ class Xgd(Method):
         if self.config.min_iou is not None:
             usable &= overlap > overlap.new_tensor(self.config.min_iou)[found.label]
         chosen = found.where(usable)
-        kept, losses = anchor_xgd(
-            chosen.code,
-            encode_at_anchors(chosen.teacher, chosen.anchors),
-            encode_at_anchors(chosen.truth, chosen.anchors),
-            chosen.anchors,
-            self.config,
-        )
+        teacher = encode_at_anchors(chosen.teacher, chosen.anchors)
+        truth = encode_at_anchors(chosen.truth, chosen.anchors)
+        kept, losses = anchor_xgd(chosen.code, teacher, truth, chosen.anchors, self.config)
         frames, positives = len(boxes.valid), len(usable)
         term = xgd_loss(kept, losses, positives, frames, self.config)
         if self.config.iou:
@@ -198,6 +195,9 @@ class Xgd(Method):
             for name, part in kept.items()
         }
         figures = kept_fractions(everywhere, found.label, self.context.classes)
+        figures |= mean_angles(
+            *pilots_at_anchors(chosen.code.detach(), teacher, truth, chosen.anchors, self.config)
+        )
         if positives:
             least = [WHOLE_BOX_IOU.get(name, OTHER_WHOLE_BOX_IOU) for name in self.context.classes]
             sure = overlap >= overlap.new_tensor(least)[found.label]
@@ -221,7 +221,7 @@ class Cld(Method):
         assert isinstance(config, CldConfig), f"got {type(config).__name__}"
         if config.cells in ("top", "all"):
             return frozenset({Need(Target.ANCHOR_LOGIT, Places.MAP)})
-        positive, around = logits_at_positives(anchors), logits_around_objects()
+        positive, around = logits_at_positives(anchors), logits_around_objects(anchors)
         if config.superset:
             return positive | around
         return positive if config.cells == "positive" else around
@@ -363,6 +363,21 @@ def cld_per_cell(
         return _kl(theirs, ours).sum(1)
     middle = torch.logaddexp(ours, theirs) - math.log(2)
     return (_kl(theirs, middle) + _kl(ours, middle)).sum(1) / 2
+
+
+def pilots_at_anchors(
+    student: Float[Tensor, "n 7"],
+    teacher: Float[Tensor, "n 7"],
+    truth: Float[Tensor, "n 7"],
+    anchors: Float[Tensor, "n 7"],
+    config: AnchorXgdConfig,
+) -> tuple[dict[str, Float[Tensor, "n _"]], dict[str, Float[Tensor, "n _"]]]:
+    """Vectors student -> teacher and student -> truth of each component; as in ``anchor_xgd``."""
+    ways = [_pilot(student, end, anchors, config) for end in (teacher, truth)]
+    to_teacher, to_truth = (
+        {name: way[:, part] for name, part in COMPONENTS.items()} for way in ways
+    )
+    return to_teacher, to_truth
 
 
 def _pilot(

@@ -150,14 +150,12 @@ class Xgd(Method):
         present = on_grid(boxes, grid)
         chosen = present & targets.answered & (targets.scores >= self.config.min_score)
         cell = grid.cell_index(boxes.values[..., :2])
-        code = codes_at(student.center, boxes.labels, cell)
-        kept, losses = xgd_components(
-            code[chosen].float(),
+        codes = (
+            codes_at(student.center, boxes.labels, cell)[chosen].float(),
             encode_boxes_at(targets.boxes[chosen], cell[chosen], grid),
             encode_boxes(boxes.values[chosen], grid),
-            self.config,
-            cell_size=grid.cell_size,
         )
+        kept, losses = xgd_components(*codes, self.config, cell_size=grid.cell_size)
         total = torch.stack(
             [getattr(self.config.component_weight, name) * losses[name].sum() for name in losses]
         ).sum()
@@ -167,7 +165,8 @@ class Xgd(Method):
             count = torch.stack([(kept[name] > 0).float().mean(1).sum() for name in kept]).sum()
         term = self.config.box.weight * total / count.clamp(min=1)
         figures = kept_fractions(kept, boxes.labels[chosen], self.context.classes)
-        return MethodResult({"box": term}, figures)
+        ways = pilots(codes[0].detach(), *codes[1:], self.config.space, grid.cell_size)
+        return MethodResult({"box": term}, figures | mean_angles(*ways))
 
 
 def xgd_components(
@@ -265,6 +264,21 @@ def gate(
         return (error < config.tolerance).to(inner)
     cosine = F.cosine_similarity(to_teacher, to_truth, dim=1).clamp(min=0)
     return cosine if config.gate == "cosine" else cosine.square()
+
+
+def mean_angles(
+    to_teacher: Mapping[str, Float[Tensor, "n _"]], to_truth: Mapping[str, Float[Tensor, "n _"]]
+) -> dict[str, Float[Tensor, ""]]:
+    """Mean angle between the pilots of each component, degrees; a zero pilot makes a right one."""
+    return {
+        f"angle/{name}": F.cosine_similarity(to_teacher[name], to_truth[name], dim=1)
+        .clamp(-1, 1)
+        .acos()
+        .rad2deg()
+        .mean()
+        for name in to_teacher
+        if len(to_teacher[name])
+    }
 
 
 def kept_fractions(

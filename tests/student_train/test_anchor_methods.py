@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frames.anchor_code import decode_at_anchors, encode_at_anchors
+from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import foreground_cells
+from frames.grid import BEVGrid
 from frames.rotated_iou import iou_3d
 from runs.errors import ConfigError
 from store.schema import Target
+from student_train.methods.at_anchors import around_objects, in_footprints
 from student_train.methods.base import StudentMaps, TeacherTargets, TermConfig
 from student_train.methods.liga import LevelImitation, Liga, LigaImitationConfig
 from student_train.methods.response import Response, ResponseConfig
@@ -133,6 +137,7 @@ def test_xgd_is_its_equations_read_literally(seed: int):
     result = Xgd(AnchorXgdConfig(), CONTEXT)(student, targets, boxes)
     assert result.terms["box"].item() == pytest.approx(literal_xgd(student, targets, boxes), 1e-4)
     assert 0 < result.figures["kept/position"] < 1
+    assert 0 < result.figures["angle/position"] < 180
     assert result.figures["kept/whole_box"] <= result.figures["kept/size"]
 
 
@@ -316,3 +321,15 @@ def test_liga_refuses_heights_that_do_not_divide():
 def test_xgd_refuses_another_number_of_overlaps():
     with pytest.raises(ConfigError, match=r"xgd\.min_iou has 1 numbers, expected one for each of"):
         Xgd(AnchorXgdConfig(min_iou=(0.7,)), CONTEXT)
+
+
+@pytest.mark.parametrize("cell_size", [0.2, 0.8, 2.0])
+def test_what_is_kept_around_objects_holds_every_cell_inside_one(cell_size: float):
+    grid = BEVGrid(x_min=2.0, y_min=-8.0, cell_size=cell_size, shape=(round(16 / cell_size),) * 2)
+    anchors, objects = AnchorConfig(grid=grid), some_objects(1)
+    kept = foreground_cells(objects, grid, [around_objects(anchors)])
+    every = torch.arange(grid.num_cells)
+    for centres in (grid.cell_centres(every), anchors.centres(every)):
+        inside = in_footprints(centres[None], BoxBatch.pad([objects]))[0].nonzero().squeeze(1)
+        assert len(inside)
+        assert set(inside.tolist()) <= set(kept.tolist())

@@ -12,8 +12,10 @@ from student_train.methods.stereodistill import (
     anchor_xgd,
     cld_loss,
     cld_per_cell,
+    pilots_at_anchors,
     xgd_loss,
 )
+from student_train.methods.xgd import mean_angles
 
 ONE = TermConfig(weight=1)
 # The specification's golden vectors, parts 5.4 and 6.4.
@@ -73,6 +75,15 @@ def test_xgds_golden_vectors():
     assert losses["heading"].tolist() == pytest.approx([0.074079, 0, 0.093883], abs=1e-6)
     found = total(S, T, G, AnchorXgdConfig(box=ONE))
     assert found.item() == pytest.approx(0.023771, abs=1e-6)
+    angles = mean_angles(*pilots_at_anchors(S, T, G, ANCHORS, AnchorXgdConfig()))
+    assert {name: angle.item() for name, angle in angles.items()} == pytest.approx(
+        {
+            "angle/position": (18.336 + 149.906 + 44.735) / 3,
+            "angle/size": (66.607 + 3.997 + 180) / 3,
+            "angle/heading": 60,
+        },
+        abs=1e-3,
+    )
 
 
 def literal_xgd(weight: float) -> float:
