@@ -191,14 +191,18 @@ def _kitti(scores: Mapping[Run, Mapping[str, float]]) -> Figures:
 
 
 def _nuscenes(scores: Mapping[Run, Mapping[str, Any]]) -> Figures:
-    """The official metrics, and those of each class that every run finds."""
+    """The official metrics, also by distance, and those of each class that every run finds."""
     found = [
         name
         for name in next(iter(scores.values()))["class_ap"]
         if all(row["class_ap"][name] >= FOUND for row in scores.values())
     ]
-    official = {
-        run: {name: row[key] for name, key in METRICS.items()} for run, row in scores.items()
+    official = _official(scores)
+    by_distance = {
+        f"official metrics, {metres} m": _official(
+            {run: row["by_distance"][metres] for run, row in scores.items()}
+        )
+        for metres in next(iter(scores.values()))["by_distance"]
     }
     each = {
         name: {
@@ -213,7 +217,11 @@ def _nuscenes(scores: Mapping[Run, Mapping[str, Any]]) -> Figures:
         }
         for name in found
     }
-    return {"official metrics": official} | each
+    return {"official metrics": official} | by_distance | each
+
+
+def _official(scores: Mapping[Run, Mapping[str, Any]]) -> dict[Run, dict[str, float]]:
+    return {run: {name: row[key] for name, key in METRICS.items()} for run, row in scores.items()}
 
 
 def _spread_table(

@@ -43,6 +43,9 @@ from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import own_teacher
 
+# Near, middle and far, metres; nuScenes scores nothing beyond 50.
+DISTANCES = (0.0, 20.0, 30.0, 50.0)
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedDump:
@@ -314,4 +317,5 @@ def _score(
         focal = float(of_kitti[0].view.image_from_cam[1, 1])
         levels = difficulties(data.difficulties, focal)
         return score_frames(of_kitti, found, data.classes, out_dir, levels)
-    return score_nuscenes(data, frames, found, out_dir, inputs=[detector.input])
+    inputs = [detector.input]
+    return score_nuscenes(data, frames, found, out_dir, inputs=inputs, distances=DISTANCES)

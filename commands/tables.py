@@ -24,7 +24,8 @@ METRICS = {
 def evaluation_tables(model: str, scores: Scores | KittiScores) -> list[Table]:
     """What one model scored, in the form of its data set."""
     if isinstance(scores, Scores):
-        return [scores_table({model: scores}), class_table(scores)]
+        near_and_far = {f"{metres} m": part for metres, part in scores.by_distance.items()}
+        return [scores_table({model: scores} | near_and_far), class_table(scores)]
     return [leaderboard_table(scores)]
 
 

@@ -6,7 +6,8 @@ import io
 import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Scores:
         class_ap: AP of each class, mean over the four distances.
         class_errors: Class -> error name (``trans_err``, ...) -> value; NaN where the metric does
             not apply to the class, 1 where nothing was found.
+        by_distance: The same numbers of boxes whose centre is so far from the ego vehicle ("0-20",
+            metres), where they were asked for.
     """
 
     nds: float
@@ -76,6 +79,7 @@ class Scores:
     maae: float
     class_ap: dict[str, float]
     class_errors: dict[str, dict[str, float]]
+    by_distance: dict[str, "Scores"] = field(default_factory=dict)
 
 
 def score_nuscenes(
@@ -85,6 +89,7 @@ def score_nuscenes(
     out_dir: Path,
     *,
     inputs: Collection[str],
+    distances: Sequence[float] = (),
 ) -> Scores:
     """Score detections with the official evaluator on exactly these frames.
 
@@ -100,6 +105,9 @@ def score_nuscenes(
         detections: Token -> detections of that frame; of more than 500 the best 500 count.
         out_dir: Folder for the files, made if need be.
         inputs: What the detector looks at, of ``INPUTS``; the results file declares it.
+        distances: Borders between which boxes are scored again by themselves, metres, ascending.
+            A detection counts where its own centre lies: one beyond the border of the object it
+            means is a false one there.
 
     Raises:
         DataError: A frame is not of the split or has no detections entry, or no frame has ground
@@ -129,7 +137,8 @@ def score_nuscenes(
         )
         if len(frames) < len(split_tokens):
             _cut(evaluator, [frame.token for frame in frames])
-        return _scores(evaluator.main(plot_examples=0, render_curves=False))
+        scores = _scores(evaluator.main(plot_examples=0, render_curves=False))
+        return replace(scores, by_distance=_by_distance(evaluator, distances))
 
 
 def _check(
@@ -240,6 +249,25 @@ def _cut(evaluator: DetectionEval, tokens: list[str]) -> None:
             kept.add_boxes(token, getattr(evaluator, name)[token])
         setattr(evaluator, name, kept)
     evaluator.sample_tokens = tokens
+
+
+def _by_distance(evaluator: DetectionEval, distances: Sequence[float]) -> dict[str, Scores]:
+    """Scores between neighbouring borders."""
+    every = evaluator.gt_boxes, evaluator.pred_boxes
+    scores = {}
+    for near, far in pairwise(distances):
+        evaluator.gt_boxes, evaluator.pred_boxes = (_between(boxes, near, far) for boxes in every)
+        metrics, _ = evaluator.evaluate()
+        scores[f"{near:g}-{far:g}"] = _scores(metrics.serialize())
+    evaluator.gt_boxes, evaluator.pred_boxes = every
+    return scores
+
+
+def _between(boxes: EvalBoxes, near: float, far: float) -> EvalBoxes:
+    kept = EvalBoxes()
+    for token in boxes.sample_tokens:
+        kept.add_boxes(token, [box for box in boxes[token] if near <= box.ego_dist < far])
+    return kept
 
 
 @contextlib.contextmanager

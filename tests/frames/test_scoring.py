@@ -74,6 +74,39 @@ def test_a_shift_of_one_and_a_half_metres_costs_what_it_should(tiny: Path, tmp_p
     assert scores.nds == pytest.approx(0.65, abs=1e-4)
 
 
+def test_near_and_far_boxes_are_scored_by_themselves(tiny: Path, tmp_path: Path):
+    frames, config = read_frames(config_of(tiny)), config_of(tiny)
+    metres = torch.cat([frame.boxes.values[:, :2].norm(dim=1) for frame in frames])
+    border = 13.0
+    # Right near the car, 1.5 m off beyond the border: matched at two of four distances.
+    found = truth(frames)
+    for frame in frames:
+        boxes = found[frame.token].boxes
+        distance = boxes[:, :2].norm(dim=1, keepdim=True)
+        sideways = boxes[:, [1, 0]] * torch.tensor([-1.0, 1.0]) / distance
+        boxes[:, :2] += 1.5 * sideways * (distance >= border)
+    scores = score_nuscenes(
+        config, frames, found, tmp_path, inputs=["lidar"], distances=(0, border, 1000)
+    )
+    near, far_away = scores.by_distance.values()
+    assert list(scores.by_distance) == [f"0-{border:g}", f"{border:g}-1000"]
+    # A class without ground truth in a part counts as 0 there.
+    best = [
+        len({DETECTION_CLASSES[label] for label in own.tolist()}) / len(DETECTION_CLASSES)
+        for own in (_labels(frames, metres < border), _labels(frames, metres >= border))
+    ]
+    assert near.mean_ap == pytest.approx(best[0])
+    assert far_away.mean_ap == pytest.approx(best[1] / 2)
+    assert far_away.mate > near.mate
+    assert not near.by_distance
+    summary = json.loads((tmp_path / "metrics_summary.json").read_text())
+    assert summary["mean_ap"] == scores.mean_ap
+
+
+def _labels(frames: list[Frame], chosen: torch.Tensor) -> torch.Tensor:
+    return torch.cat([frame.boxes.labels for frame in frames])[chosen]
+
+
 def test_the_results_file_is_global_with_w_l_h_and_attributes(tiny: Path, tmp_path: Path):
     frames = read_frames(config_of(tiny))
     detections = truth(frames)

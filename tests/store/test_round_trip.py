@@ -215,7 +215,7 @@ def test_workers_read_after_the_parent_has_read(
     data = _Sums(open_cache(build(tmp_path / "store", 19, Coverage.DENSE)))
     alone = torch.stack([data[row] for row in range(19)])
     loader = DataLoader(
-        data, batch_size=4, num_workers=1, multiprocessing_context=context, timeout=60
+        data, batch_size=4, num_workers=1, multiprocessing_context=context, timeout=300
     )
     assert torch.equal(torch.cat(list(loader)), alone)
 
