@@ -67,7 +67,11 @@ class Arm:
 
 # The filter that StereoDistill argues against: a whole box is good enough, or it is not used.
 WHOLE_BOX = {"gate": "none", "min_iou": (0.7, 0.5, 0.5), "min_score": 0.3}
+# CLD's term held at a share of the detection loss's gradient: that of XGD's at its own weight.
+BALANCED = {"logit": {"weight": 1.0, "share": 0.15}}
 ARMS = {
+    "cld_share": Arm("cld", {"cld": BALANCED}),
+    "stereodistill_share": Arm("stereodistill", {"cld": BALANCED}),
     "whole_box": Arm("xgd", {"xgd": WHOLE_BOX}),
     "no_gate": Arm("xgd", {"xgd": {"gate": "none"}}),
     "closer": Arm("xgd", {"xgd": {"gate": "closer"}}),
@@ -75,7 +79,10 @@ ARMS = {
 # Of each part: its TOMLs' names, and what is compared.
 PARTS = {
     "nuscenes": ("gain", "none,imitation,xgd,xgd+imitation"),
-    "kitti": ("gain_kitti", "none,xgd,cld,stereodistill,whole_box,response"),
+    "kitti": (
+        "gain_kitti",
+        "none,xgd,whole_box,stereodistill_share,cld_share,response,stereodistill,cld",
+    ),
 }
 
 
