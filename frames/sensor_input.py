@@ -16,6 +16,12 @@ from frames.image_augment import ImageAugmentConfig
 from frames.loading import check_image_files, check_point_files, load_points
 
 Modality = Literal["lidar", "camera", "fusion"]
+# As results files name them.
+SENSORS: dict[Modality, tuple[str, ...]] = {
+    "lidar": ("lidar",),
+    "camera": ("camera",),
+    "fusion": ("camera", "lidar"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +101,17 @@ class SensorReader:
         return SensorInput(points, cameras)
 
 
-def check_sensor_files(frames: Sequence[Frame], kind: Modality) -> None:
+def check_sensor_files(frames: Sequence[Frame], kind: str) -> None:
     """Refuse, before anything runs, frames without the files that such a detector reads.
+
+    Args:
+        frames: To check.
+        kind: A modality; whatever somebody's own teacher calls itself beside these reads points.
 
     Raises:
         DataError: Naming the first missing file and how many there are.
     """
     if kind != "camera":
         check_point_files(frames)
-    if kind != "lidar":
+    if kind in ("camera", "fusion"):
         check_image_files(frames)

@@ -159,21 +159,22 @@ class BEVDetector(nn.Module):
         low: Tensor = self.lidar(voxelize(list(seen.points), self.config.lidar.voxels))
         return low
 
-    def detection_terms(self, maps: BEVMaps, boxes: BoxBatch) -> dict[str, Tensor]:
+    def detection_terms(self, head: CenterMaps, boxes: BoxBatch) -> dict[str, Tensor]:
         """Weighted terms of the detection loss."""
-        terms: dict[str, Tensor] = self.loss(maps.head, boxes, self.config.grid)
+        terms: dict[str, Tensor] = self.loss(head, boxes, self.config.grid)
         return terms
 
-    def depth_terms(self, maps: BEVMaps, seen: SensorInput) -> dict[str, Tensor]:
+    def depth_terms(
+        self, depth_logit: Float[Tensor, "b n d rows cols"] | None, seen: SensorInput
+    ) -> dict[str, Tensor]:
         """The weighted term "depth", where it is taught."""
-        if seen.cameras is None or seen.cameras.depth is None:
+        if depth_logit is None or seen.cameras is None or seen.cameras.depth is None:
             return {}
-        assert maps.depth_logit is not None
-        assert self.config.camera is not None
+        assert self.config.camera is not None, "its maps have depth logits"
         # The reader has already pooled to the features' stride.
         bins = depth_target(seen.cameras.depth, 1, self.config.camera.depth.bins)
-        return {"depth": self.config.depth_loss_weight * depth_loss(maps.depth_logit, bins)}
+        return {"depth": self.config.depth_loss_weight * depth_loss(depth_logit, bins)}
 
-    def detections(self, maps: BEVMaps) -> list[Detections]:
+    def detections(self, head: CenterMaps) -> list[Detections]:
         """Decoded boxes of each frame."""
-        return decode_iou_aware(maps.head, self.config.grid, self.config.decode)
+        return decode_iou_aware(head, self.config.grid, self.config.decode)

@@ -6,6 +6,7 @@ Facts of Megvii's ``center_head_iou_aware.py`` and ``losses/det3d.py`` (CVPR2023
 Axes: b frame, k positive cell of the batch, t task.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +157,7 @@ def axis_aligned_iou(
 
 def _decode(code: Float32[Tensor, "k 10"], cell_size: float) -> Float32[Tensor, "k 7"]:
     """Boxes x y z l w h yaw about the corners of their cells, edges in ``SIZE_BOUNDS``."""
-    size = code[:, LOG_SIZE].exp().clamp(*SIZE_BOUNDS)
+    # Before the exponential: where that is infinite, its gradient would not be a number.
+    size = code[:, LOG_SIZE].clamp(*(math.log(bound) for bound in SIZE_BOUNDS)).exp()
     yaw = torch.atan2(code[:, 6:7], code[:, 7:8])
     return torch.cat([code[:, OFFSET] * cell_size, code[:, HEIGHT], size, yaw], dim=-1)

@@ -77,7 +77,7 @@ class BEVTeacher:
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
         maps = self._run(frames, [BevAugment.identity()] * len(frames))
-        return [detections.cpu() for detections in self.network.detections(maps)]
+        return [detections.cpu() for detections in self.network.detections(maps.head)]
 
     @torch.inference_mode()
     def _run(self, frames: Sequence[Frame], augments: Sequence[BevAugment]) -> BEVMaps:

@@ -121,8 +121,8 @@ class BEVTraining(TeacherTraining):
     def loss_terms(self, batch: TeacherBatch) -> dict[str, Tensor]:
         """See :class:`runs.fit.Training`."""
         maps = self.network(batch.seen)
-        detection = self.network.detection_terms(maps, batch.boxes)
-        return detection | self.network.depth_terms(maps, batch.seen)
+        detection = self.network.detection_terms(maps.head, batch.boxes)
+        return detection | self.network.depth_terms(maps.depth_logit, batch.seen)
 
 
 def points_of(batch: TeacherBatch) -> list[Tensor]:

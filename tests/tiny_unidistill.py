@@ -4,6 +4,7 @@ from pathlib import Path
 
 from frames.sensor_input import Modality
 from runs.config import load_config
+from student_train.config import StudentRun
 from teacher_dump.config import TeacherRun
 from tests.tiny import GRID, TASKS, data_table, fit_table
 
@@ -84,3 +85,23 @@ def write_teacher_toml(
 
 def teacher_run(folder: Path, root: Path, kind: Modality, depth: float = 0.0) -> TeacherRun:
     return load_config(write_teacher_toml(folder, root, kind, depth=depth), TeacherRun)
+
+
+def write_student_toml(
+    folder: Path, root: Path, kind: Modality, steps: int = 2, depth: float = 0.0
+) -> Path:
+    path = folder / f"{kind}_student.toml"
+    path.write_text(
+        f"""name = "tiny-{kind}-student"
+{data_table(root)}
+[bev_augment]
+{BEV_AUGMENT}
+{"" if kind == "lidar" else IMAGE_AUGMENT}
+{network_tables("student", kind, depth)}
+{fit_table(steps)}"""
+    )
+    return path
+
+
+def student_run(folder: Path, root: Path, kind: Modality, depth: float = 0.0) -> StudentRun:
+    return load_config(write_student_toml(folder, root, kind, depth=depth), StudentRun)

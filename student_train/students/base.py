@@ -63,17 +63,17 @@ class StudentOutput:
 
     Attributes:
         maps: What is distilled and decoded.
-        depth_logit: What depth supervision reads.
+        depth_logit: What depth supervision reads; None of a student without cameras.
         image: Boxes in the image, in training and where they are taught.
     """
 
     maps: StudentMaps
-    depth_logit: Float[Tensor, "..."]
+    depth_logit: Float[Tensor, "..."] | None
     image: ImageMaps | None = None
 
 
 class Student(nn.Module, ABC):
-    """A detector without LiDAR."""
+    """A detector, its loss and its detections."""
 
     @abstractmethod
     def forward(self, seen: Any) -> StudentOutput:

@@ -127,7 +127,7 @@ class CameraStudent(Student):
         self, output: StudentOutput, seen: CameraInput, _boxes: BoxBatch
     ) -> dict[str, Tensor]:
         """See :class:`Student`."""
-        if seen.depth is None:
+        if seen.depth is None or output.depth_logit is None:
             return {}
         # The reader has already pooled to the features' stride.
         bins = depth_target(seen.depth, 1, self.config.depth.bins)
