@@ -40,7 +40,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Run a LiDAR teacher once, share its cache, train camera students from it.",
+    help="Run a teacher once, share its cache, train students from it.",
     pretty_exceptions_enable=False,
 )
 

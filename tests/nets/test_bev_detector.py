@@ -18,7 +18,6 @@ from nets.bev_detector import BEVDetector, BEVDetectorConfig
 from nets.camera_encoder import CameraEncoderConfig
 from nets.depth_conv import DepthConv, DepthConvConfig
 from nets.gated_fuser import GatedFuser
-from nets.lidar_encoder import VoxelEncoding
 from nets.pillar_encoder import PillarEncoder
 from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import VoxelGrid
@@ -173,17 +172,6 @@ def test_what_each_kind_gives(kind: Modality):
     torch.stack(list(terms.values())).sum().backward()
     assert all(p.grad is not None for p in detector.parameters())
     assert len(detector.detections(maps.head)) == 2
-
-
-def test_a_voxel_encoder_fits_as_pillars_do():
-    voxels = {**RANGE, "voxel_size": (0.5, 0.5, 0.5)}
-    lidar = {"kind": "voxel", "channels": (4, 6), "z_padding": (1,), "blocks": 1, "voxels": voxels}
-    backbone = {"channels": (8,), "layers": (1,), "strides": (1,), "up_channels": (8,)}
-    channels = VoxelEncoding.model_validate(lidar).out_channels
-    detector = detector_of("lidar", lidar=lidar, backbone={"in_channels": channels, **backbone})
-    maps = detector(seen(2))
-    assert maps.bev_low.shape == (2, channels, 16, 16)
-    assert detector.config.kind == "lidar"
 
 
 def test_fusion_reads_both_sensors():
