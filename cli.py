@@ -40,7 +40,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Run a LiDAR teacher once, share its cache, train camera students from it.",
+    help="Run a teacher once, share its cache, train students from it.",
     pretty_exceptions_enable=False,
 )
 
@@ -103,16 +103,21 @@ def make_world(
 def train_teacher_command(
     config: ConfigPath,
     out: OutDir,
+    kind: Annotated[
+        str | None, typer.Option(help="lidar, camera or fusion: what the TOML must be of.")
+    ] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
     device: Device = "auto",
     print_config: PrintConfig = False,
 ) -> None:
-    """Train a LiDAR teacher; writes OUT/teacher.pt."""
+    """Train a LiDAR, camera or fusion teacher; writes OUT/teacher.pt."""
     from teacher_dump.config import TeacherRun
     from teacher_dump.train import train_teacher
 
     run = load_config(config, TeacherRun, data__root=data_root)
+    if kind not in (None, run.kind):
+        raise typer.BadParameter(f"--kind {kind}: {config} is of a {run.kind} teacher")
     if not _printed(run, print_config):
         path = train_teacher(run, out, resume=resume, device=_device(device).type)
         console.print(f"wrote {path}")
@@ -205,7 +210,7 @@ def train_student_command(
     device: Device = "auto",
     print_config: PrintConfig = False,
 ) -> None:
-    """Train a camera student; writes OUT/student.pt."""
+    """Train a camera, stereo or LiDAR student; writes OUT/student.pt."""
     from store.reader import open_cache
     from student_train.config import StudentRun
     from student_train.train import train_student

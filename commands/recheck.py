@@ -10,7 +10,7 @@ from commands.progress import progress_bar
 from frames.augment import BevAugment, BevAugmentConfig
 from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.loading import check_point_files
+from frames.sensor_input import check_sensor_files
 from store.errors import PlanError
 from store.reader import Cache
 from student_train.config import StudentRun
@@ -30,8 +30,7 @@ def rows_to_recheck(
     require_teacher(cache, teacher.info)
     frames = read_frames(run.data.model_copy(update={"sweeps": teacher.info.sweeps}))
     drawn = draw_rows(cache, frames, rows, seed)
-    if teacher.info.identity.kind != "camera":
-        check_point_files([frame for frame, _ in drawn])
+    check_sensor_files([frame for frame, _ in drawn], teacher.info.identity.kind)
     return drawn
 
 

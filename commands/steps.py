@@ -22,8 +22,9 @@ from frames.kitti.difficulty import difficulties
 from frames.kitti.evaluation import score_frames
 from frames.kitti.reader import KittiFrame
 from frames.kitti.scoring import KittiScores
-from frames.loading import check_image_files, check_point_files
+from frames.loading import check_image_files
 from frames.scoring import Scores, score_nuscenes
+from frames.sensor_input import SENSORS, Modality, check_sensor_files
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.errors import RunInterruptedError
@@ -144,8 +145,7 @@ def _seconds(teacher: Teacher, planned: PlannedDump, rows: Sequence[int]) -> flo
     """How long the teacher takes for these rows, its files read."""
     plan, made_for = planned.plan, planned.plan.fingerprint
     frames = frames_of_rows(planned.frames, rows, made_for.views)
-    if teacher.info.identity.kind != "camera":
-        check_point_files(frames)
+    check_sensor_files(frames, teacher.info.identity.kind)
     augments = [plan.rows[row].augment for row in rows]
     began = time.perf_counter()
     list(teacher_rows(teacher, frames, made_for.given, made_for.masks, augments))
@@ -162,8 +162,7 @@ def dump_teacher(
     workers: Workers | None = None,
 ) -> None:
     """Run the teacher over the planned frames, here or on workers, and write its cache."""
-    if teacher.info.identity.kind != "camera":
-        check_point_files(planned.frames)
+    check_sensor_files(planned.frames, teacher.info.identity.kind)
     plan = planned.plan
     writer = StoreWriter.open(out, plan.fingerprint, plan.rows, resume=resume)
     announce_room(out, planned.plan.total)
@@ -236,7 +235,7 @@ class Detector:
 
     Attributes:
         role: ``teacher`` or ``student``.
-        input: Sensor it looks at, as the official results file names it.
+        kind: What it looks at; the official results file says so.
         check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
         data: The data its run was trained on.
@@ -244,7 +243,7 @@ class Detector:
     """
 
     role: str
-    input: str
+    kind: Modality
     check: Callable[[Sequence[Frame]], None]
     detect: Detect
     data: DatasetConfig
@@ -257,14 +256,13 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
     if checkpoint.kind == "teacher":
         teacher_run = parse_config(checkpoint.config, TeacherRun, source)
         teacher = own_teacher(checkpoint, device)
+        check = partial(teacher_run.reader.check, training=False)
         grid = teacher.info.shapes.grid
-        return Detector(
-            "teacher", "lidar", check_point_files, teacher.detect, teacher_run.data, grid
-        )
+        return Detector("teacher", teacher_run.kind, check, teacher.detect, teacher_run.data, grid)
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
     check = partial(run.reader.check, training=False)
-    return Detector("student", "camera", check, student.detect, run.data, run.student.grid)
+    return Detector("student", run.kind, check, student.detect, run.data, run.student.grid)
 
 
 def evaluate(
@@ -286,20 +284,22 @@ def evaluate(
         limit: Only the first so many frames.
         teacher: Whose boxes to draw too.
     """
-    if teacher:
-        data = data.model_copy(update={"sweeps": teacher.data.sweeps})
     frames: list[Frame] = read_frames(data, limit)
     detector.check(frames)
     chosen = spread_evenly(frames, pictures)
     check_image_files(chosen)
+    beside: list[Frame] = []
     if teacher:
-        check_point_files(chosen)
+        # Its own number of sweeps; the detector may see another.
+        seen = data.model_copy(update={"sweeps": teacher.data.sweeps})
+        beside = spread_evenly(read_frames(seen, limit), pictures)
+        teacher.check(beside)
     with progress_bar(f"detect · {detector.role}", len(frames)) as advance:
         found = detect_all(detector.detect, frames, on_frames=advance)
     with console.status(f"{data.dataset} evaluation"):
         scores = _score(detector, data, frames, found, out_dir)
     with console.status("pictures"):
-        layers = {"teacher": detect_all(teacher.detect, chosen)} if teacher else {}
+        layers = {"teacher": detect_all(teacher.detect, beside)} if teacher else {}
         layers[detector.role] = found
         drawn = draw_pictures(chosen, layers, detector.grid, out_dir / "pictures", data.classes)
     return Evaluation(scores, drawn, len(frames))
@@ -317,5 +317,5 @@ def _score(
         focal = float(of_kitti[0].view.image_from_cam[1, 1])
         levels = difficulties(data.difficulties, focal)
         return score_frames(of_kitti, found, data.classes, out_dir, levels)
-    inputs = [detector.input]
+    inputs = SENSORS[detector.kind]
     return score_nuscenes(data, frames, found, out_dir, inputs=inputs, distances=DISTANCES)

@@ -96,13 +96,25 @@ def anchor_table(config: AnchorConfig) -> Float[Tensor, "n 7"]:
 def nearest_overlaps(
     anchors: Float[Tensor, "n 7"], boxes: Float[Tensor, "m 7"]
 ) -> Float[Tensor, "n m"]:
-    """IoU, seen from above, of boxes turned to the nearest multiple of a right angle."""
-    low_a, high_a = _corners(anchors)
-    low_b, high_b = _corners(boxes)
-    low = torch.maximum(low_a[:, None], low_b)
-    shared = (torch.minimum(high_a[:, None], high_b) - low).clamp(min=0).prod(-1)
+    """``nearest_overlap`` of every anchor with every box."""
+    return nearest_overlap(anchors[:, None], boxes)
+
+
+def nearest_overlap(
+    first: Float[Tensor, "*#n d"], second: Float[Tensor, "*#n d"]
+) -> Float[Tensor, "*n"]:
+    """IoU, seen from above, of boxes turned to the nearest multiple of a right angle.
+
+    Args:
+        first: x y z l w h yaw; columns beyond these are not looked at. Leading axes broadcast.
+        second: Likewise.
+    """
+    low_a, high_a = _corners(first)
+    low_b, high_b = _corners(second)
+    low = torch.maximum(low_a, low_b)
+    shared = (torch.minimum(high_a, high_b) - low).clamp(min=0).prod(-1)
     area_a, area_b = (high_a - low_a).prod(-1), (high_b - low_b).prod(-1)
-    return shared / (area_a[:, None] + area_b - shared).clamp(min=1e-6)
+    return shared / (area_a + area_b - shared).clamp(min=1e-6)
 
 
 def _cells_near(
@@ -119,7 +131,7 @@ def _cells_near(
     return (in_row[:, :, None] & in_col[:, None]).any(0).flatten().nonzero().squeeze(1)
 
 
-def _corners(boxes: Float[Tensor, "n 7"]) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
-    across = wrap_angle(boxes[:, 6], math.pi).abs() >= math.pi / 4
-    half = torch.where(across[:, None], boxes[:, [4, 3]], boxes[:, 3:5]) / 2
-    return boxes[:, :2] - half, boxes[:, :2] + half
+def _corners(boxes: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2"]]:
+    across = wrap_angle(boxes[..., 6:7], math.pi).abs() >= math.pi / 4
+    half = torch.where(across, boxes[..., [4, 3]], boxes[..., 3:5]) / 2
+    return boxes[..., :2] - half, boxes[..., :2] + half

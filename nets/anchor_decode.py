@@ -1,7 +1,7 @@
 """Anchors to detections: scores, headings, rotated suppression (LIGA-Stereo, OpenPCDet)."""
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
@@ -10,9 +10,9 @@ from frames.anchors import BOX_CODE
 from frames.boxes import BOX_SIZE
 from frames.detections import Detections
 from frames.geometry import wrap_angle
-from frames.rotated_iou import pairwise_bev_iou
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import YAW, directed
+from nets.suppression import rotated_keep
 
 
 class AnchorDecodeConfig(BaseModel):
@@ -39,27 +39,6 @@ def decode(
 ) -> list[Detections]:
     """Detections of each frame, best first, on the device of the maps; velocities are 0."""
     return [_decode_frame(maps, frame, anchors, config) for frame in range(len(maps.logit))]
-
-
-def rotated_keep(boxes: Float[Tensor, "n d"], overlap: float, limit: int) -> Bool[Tensor, " n"]:
-    """Greedy suppression by BEV IoU.
-
-    Args:
-        boxes: Best first, x y z l w h yaw.
-        overlap: A box is dropped if a better one that stays overlaps it by more.
-        limit: Boxes kept.
-    """
-    rivals = (pairwise_bev_iou(boxes, boxes) > overlap).cpu()
-    keep = torch.zeros(len(boxes), dtype=torch.bool)
-    dropped = torch.zeros(len(boxes), dtype=torch.bool)
-    kept = 0
-    for index in range(len(boxes)):
-        if dropped[index] or kept == limit:
-            continue
-        keep[index] = True
-        kept += 1
-        dropped |= rivals[index]
-    return keep.to(boxes.device)
 
 
 def _decode_frame(

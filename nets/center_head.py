@@ -1,4 +1,8 @@
-"""Centre head: class heatmaps and, for each task, a box code at every cell (CenterPoint)."""
+"""Centre head: class heatmaps and, for each task, a box code at every cell (CenterPoint).
+
+With ``iou`` it is UniDistill's: a box code then has an eleventh number, how well the head thinks
+its box overlaps the true one.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
 from torch import Tensor, nn
 
+from frames.box_code import CODE_SIZE
 from frames.detection_classes import DETECTION_CLASSES
 
 # Widths of the regression branches, in the order of the box code.
@@ -32,6 +37,8 @@ class CenterHeadConfig(BaseModel):
         tasks: Groups of classes that share one box regression; together all ten classes.
         shared_channels: Width of the convolution before the branches.
         head_channels: Width inside each branch.
+        iou: Whether each task also says its box's IoU (UniDistill, Megvii's centre_head_iou_aware).
+        conv_bias: Whether convolutions before a BatchNorm have a bias, as UniDistill's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +47,8 @@ class CenterHeadConfig(BaseModel):
     tasks: tuple[tuple[str, ...], ...] = CENTERPOINT_TASKS
     shared_channels: PositiveInt = 64
     head_channels: PositiveInt = 64
+    iou: bool = False
+    conv_bias: bool = False
 
     @field_validator("tasks")
     @classmethod
@@ -58,6 +67,16 @@ class CenterHeadConfig(BaseModel):
         task_of = {name: index for index, task in enumerate(self.tasks) for name in task}
         return tuple(task_of[name] for name in DETECTION_CLASSES)
 
+    @property
+    def branches(self) -> dict[str, int]:
+        """Widths of a task's regression branches, in the order of the box code; the IoU is last."""
+        return {**BRANCHES, "iou": 1} if self.iou else BRANCHES
+
+    @property
+    def code_size(self) -> int:
+        """Numbers that a task says of a box."""
+        return sum(self.branches.values())
+
 
 @dataclass(frozen=True, slots=True)
 class CenterMaps:
@@ -65,17 +84,18 @@ class CenterMaps:
 
     Attributes:
         heatmap_logit: Before the sigmoid, classes in the order of ``DETECTION_CLASSES``.
-        box_code: One code a task at every cell (see ``frames/box_code.py``).
+        box_code: One code a task at every cell: the ten numbers of ``frames/box_code.py``, then,
+            of an IoU-aware head, 2 IoU - 1.
         class_task: Task of each class.
     """
 
     heatmap_logit: Float32[Tensor, "b classes h w"]
-    box_code: Float32[Tensor, "b tasks 10 h w"]
+    box_code: Float32[Tensor, "b tasks code h w"]
     class_task: Int64[Tensor, " classes"]
 
 
 class TaskBranches(nn.Module):
-    """One task's two-layer branches: the five of the box code, and its classes' heatmaps.
+    """One task's two-layer branches: those of the box code, and its classes' heatmaps.
 
     All first layers read the same map, so they are one convolution; its channels are the
     branches' own, in the order of ``names``.
@@ -83,29 +103,30 @@ class TaskBranches(nn.Module):
 
     def __init__(self, config: CenterHeadConfig, num_classes: int) -> None:
         super().__init__()
-        self.names = (*BRANCHES, "heatmap")
+        widths = {**config.branches, "heatmap": num_classes}
+        self.names = tuple(widths)
         width = config.head_channels
-        self.hidden = _conv_norm_relu(config.shared_channels, width * len(self.names))
+        self.hidden = _conv_norm_relu(
+            config.shared_channels, width * len(self.names), bias=config.conv_bias
+        )
         self.out = nn.ModuleDict(
-            {
-                name: nn.Conv2d(width, channels, 3, padding=1)
-                for name, channels in {**BRANCHES, "heatmap": num_classes}.items()
-            }
+            {name: nn.Conv2d(width, channels, 3, padding=1) for name, channels in widths.items()}
         )
         # As in CenterPoint's own code: Kaiming but for the heatmap's output, whose bias is set.
         nn.init.normal_(self.hidden[0].weight, std=math.sqrt(2 / (9 * width)))  # type: ignore[arg-type]
-        for name in BRANCHES:
+        for name in config.branches:
             nn.init.kaiming_normal_(self.out[name].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(self.out[name].bias)  # type: ignore[arg-type]
         nn.init.constant_(self.out["heatmap"].bias, HEATMAP_BIAS)  # type: ignore[arg-type]
 
     def forward(
         self, shared: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b 10 h w"], Float[Tensor, "b classes h w"]]:
+    ) -> tuple[Float[Tensor, "b code h w"], Float[Tensor, "b classes h w"]]:
         """Box code and heatmap logits."""
         parts = self.hidden(shared).chunk(len(self.names), dim=1)
         maps = {name: self.out[name](part) for name, part in zip(self.names, parts, strict=True)}
-        return torch.cat([maps[name] for name in BRANCHES], dim=1), maps["heatmap"]
+        heatmap = maps.pop("heatmap")
+        return torch.cat(list(maps.values()), dim=1), heatmap
 
 
 class CenterHead(nn.Module):
@@ -116,7 +137,9 @@ class CenterHead(nn.Module):
     def __init__(self, config: CenterHeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.shared = _conv_norm_relu(config.in_channels, config.shared_channels)
+        self.shared = _conv_norm_relu(
+            config.in_channels, config.shared_channels, bias=config.conv_bias
+        )
         self.tasks = nn.ModuleList(TaskBranches(config, len(task)) for task in config.tasks)
         found = [name for task in config.tasks for name in task]
         self._order = [found.index(name) for name in DETECTION_CLASSES]
@@ -134,7 +157,7 @@ class CenterHead(nn.Module):
 def codes_at(
     maps: CenterMaps, labels: Int64[Tensor, "b m"], cell_index: Int64[Tensor, "b m"]
 ) -> Float32[Tensor, "b m 10"]:
-    """Box codes of objects at their cells, each read from its own class's task.
+    """Box codes of objects at their cells, each read from its own class's task; no IoU.
 
     Args:
         maps: Of the same batch.
@@ -142,13 +165,13 @@ def codes_at(
         cell_index: Flat index row * W + col.
     """
     batch = torch.arange(len(labels), device=labels.device)[:, None]
-    return maps.box_code.flatten(3)[batch, maps.class_task[labels], :, cell_index]
+    return maps.box_code[:, :, :CODE_SIZE].flatten(3)[batch, maps.class_task[labels], :, cell_index]
 
 
-def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+def _conv_norm_relu(in_channels: int, out_channels: int, *, bias: bool) -> nn.Sequential:
     """A plain ConvModule of mmdet: BatchNorm with torch's own eps and momentum."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

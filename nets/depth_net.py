@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frames.camera_geometry import CameraGeometry
 from nets.blocks import ResidualBlock, conv_norm_relu
-from nets.camera_geometry import CameraGeometry
 
 CALIBRATION_SIZE = 18
 

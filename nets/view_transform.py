@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frames.camera_geometry import CameraGeometry
 from frames.grid import BEVGrid
-from nets.camera_geometry import CameraGeometry
 from nets.depth_net import DepthBins, DepthOutput
 
 

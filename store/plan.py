@@ -77,7 +77,7 @@ class TeacherShapes:
         classes: Channels of the heat map.
         tasks: Heads, each with its own box code; 0: no centre head.
         grid: Grid of all maps.
-        code_size: Numbers in a box code.
+        code_size: Numbers in a cell's box code, of which the first ten make a box.
         further: Channels of any other map the teacher gives.
     """
 
@@ -222,8 +222,8 @@ def _arrays_of(
             )
             for part, shape, kind in parts
         ]
-    # At a box only the head that knows its class speaks.
-    channels = shapes.code_size if places is Places.BOXES else shapes.channels(target)
+    # At a box only the head that knows its class speaks; that head's IoU is no part of the box.
+    channels = BOX_CODE_SIZE if places is Places.BOXES else shapes.channels(target)
     shape = {
         Places.MAP: (channels, *shapes.grid_of(target).shape),
         Places.POINTS: (NUM_POINTS, channels),

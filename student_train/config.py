@@ -15,13 +15,20 @@ from pydantic import (
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
 from frames.image_augment import ImageAugmentConfig
+from frames.sensor_input import Modality
 from runs.errors import ConfigError
 from runs.fit import FitConfig
 from student_train.methods import METHODS
 from student_train.methods.base import Method, MethodConfig
 from student_train.registry import Head, parse_methods
 from student_train.students.base import Reader
-from student_train.students.kinds import AnyStudentConfig, StudentConfig, build_reader
+from student_train.students.kinds import (
+    AnyStudentConfig,
+    StudentConfig,
+    augments_images,
+    build_reader,
+    sees,
+)
 from student_train.students.stereo import StereoStudentConfig
 
 # Metres between ranges that are the same but for rounding.
@@ -119,10 +126,10 @@ class StudentRun(BaseModel):
         if self.methods.head != _head(self.student):
             raise ValueError(f"methods are those of the head {self.methods.head!r}")
         stereo = isinstance(self.student, StereoStudentConfig)
-        if stereo == (self.image_augment is not None):
+        if augments_images(self.student) == (self.image_augment is None):
             raise ValueError(
                 "image_augment: a multi-camera student needs it, a stereo student has none (its "
-                "images are cut to student.image_size)"
+                "images are cut to student.image_size), nor has one that sees points alone"
             )
         if stereo and self.bev_augment != BevAugmentConfig(flip_y=self.bev_augment.flip_y):
             raise ValueError("bev_augment: a stereo student is mirrored alone: set flip_y only")
@@ -156,6 +163,11 @@ class StudentRun(BaseModel):
     def method_types(self) -> dict[str, type[Method]]:
         """The class of every method that is trained with."""
         return {name: METHODS[_head(self.student)][name] for name in self.method_configs}
+
+    @property
+    def kind(self) -> Modality:
+        """What its student sees."""
+        return sees(self.student)
 
     @property
     def reader(self) -> Reader:

@@ -1,4 +1,4 @@
-"""A trained student, ready to detect: images in, boxes out; no LiDAR, no teacher, no cache."""
+"""A trained student, ready to detect: what it sees in, boxes out; no teacher, no cache."""
 
 from collections.abc import Sequence
 

@@ -4,10 +4,10 @@ Paper-scale sizes follow mmdet3d's voxel 0.1 m configuration (centerpoint_01voxe
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from jaxtyping import Float, Float32
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from frames.detection_classes import DETECTION_CLASSES
@@ -16,26 +16,9 @@ from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.center_decode import CenterDecodeConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig
-from nets.pillar_encoder import PillarEncoder, PillarEncoderConfig
-from nets.voxel_encoder_config import VoxelEncoderConfig
+from nets.fit_together import check_fit
+from nets.lidar_encoder import LidarEncoding, build_lidar_encoder, grid_pairs
 from nets.voxelize import voxelize
-
-
-class VoxelEncoding(VoxelEncoderConfig):
-    """The sparse encoder, chosen by ``kind = "voxel"``."""
-
-    kind: Literal["voxel"]
-
-
-class PillarEncoding(PillarEncoderConfig):
-    """The pillar encoder, chosen by ``kind = "pillar"``."""
-
-    kind: Literal["pillar"]
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the BEV map."""
-        return self.channels
 
 
 class CenterPointConfig(BaseModel):
@@ -55,7 +38,7 @@ class CenterPointConfig(BaseModel):
 
     network: Literal["centerpoint"] = "centerpoint"
     grid: BEVGrid
-    encoder: Annotated[VoxelEncoding | PillarEncoding, Field(discriminator="kind")]
+    encoder: LidarEncoding
     backbone: BEVBackboneConfig
     head: CenterHeadConfig
     loss: CenterLossConfig = CenterLossConfig()
@@ -71,17 +54,7 @@ class CenterPointConfig(BaseModel):
                 len(self.head.tasks),
             ),
         }
-        voxels = self.encoder.voxels
-        cell = round(voxels.voxel_size[0] * self.encoder.stride, 6)
-        rows, cols = (size // self.encoder.stride for size in voxels.shape[1:])
-        pairs |= {
-            "grid.cell_size": (round(self.grid.cell_size, 6), cell),
-            "grid.shape": (self.grid.shape, (rows, cols)),
-            "grid.x_min, y_min": ((self.grid.x_min, self.grid.y_min), tuple(voxels.range_min[:2])),
-        }
-        wrong = [f"{k} is {a}, its input gives {b}" for k, (a, b) in pairs.items() if a != b]
-        if wrong:
-            raise ValueError("parts do not fit together: " + "; ".join(wrong))
+        check_fit(pairs | grid_pairs(self.grid, self.encoder))
         return self
 
     @property
@@ -111,7 +84,7 @@ class CenterPoint(nn.Module):
     def __init__(self, config: CenterPointConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = _build_encoder(config.encoder)
+        self.encoder = build_lidar_encoder(config.encoder)
         self.backbone = BEVBackbone(config.backbone)
         self.neck = BEVNeck(config.backbone)
         self.head = CenterHead(config.head)
@@ -125,12 +98,3 @@ class CenterPoint(nn.Module):
         low = self.encoder(voxelize(points, self.config.encoder.voxels))
         high = self.neck(self.backbone(low))
         return CenterPointMaps(low, high, self.head(high))
-
-
-def _build_encoder(config: VoxelEncoding | PillarEncoding) -> nn.Module:
-    if isinstance(config, PillarEncoding):
-        return PillarEncoder(config)
-    # Here, for spconv takes seconds to import and pillars need none of it.
-    from nets.voxel_encoder import VoxelEncoder
-
-    return VoxelEncoder(config)

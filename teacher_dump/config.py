@@ -1,11 +1,22 @@
 """A teacher's training run: one TOML."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
+from frames.image_augment import ImageAugmentConfig
+from frames.sensor_input import Modality, SensorReader
+from nets.bev_detector import BEVDetectorConfig
 from runs.fit import FitConfig
 from teacher_dump.centerpoint import CenterPointConfig
 from teacher_dump.second_config import SecondTeacherConfig
@@ -23,23 +34,25 @@ class TeacherRun(BaseModel):
 
     Attributes:
         name: Short name of the teacher.
-        kind: Modality.
         data: Frames to train on.
         teacher: The network.
-        augment: BEV augmentation of points and boxes in training.
+        kind: Modality, as the network has it; a TOML that gives it is held to it.
+        augment: BEV augmentation of points, cameras and boxes in training.
+        image_augment: Augmentation of each image, where the network sees images.
         fit: Length and pace.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    kind: Literal["lidar"] = "lidar"
     data: DatasetConfig
     teacher: Annotated[
         Annotated[CenterPointConfig, Tag("centerpoint")]
-        | Annotated[SecondTeacherConfig, Tag("second")],
+        | Annotated[SecondTeacherConfig, Tag("second")]
+        | Annotated[BEVDetectorConfig, Tag("unidistill")],
         Discriminator(_network),
     ]
+    kind: Modality = Field(None, validate_default=True)
     augment: BevAugmentConfig = BevAugmentConfig(
         # Half of CenterPoint's published turn, its scale and flips.
         rotation=0.39,
@@ -47,9 +60,39 @@ class TeacherRun(BaseModel):
         flip_x=0.5,
         flip_y=0.5,
     )
+    image_augment: ImageAugmentConfig | None = None
     fit: FitConfig
 
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _of_the_network(cls, kind: Any, info: Any) -> Any:
+        """What the network sees, unless the TOML says otherwise."""
+        teacher = info.data.get("teacher")
+        # Of a network that does not fit nothing is known; its own errors are told.
+        own = getattr(teacher, "kind", "lidar")
+        if kind not in (None, own):
+            raise ValueError(
+                f"the network sees {own}, not {kind}: change teacher.lidar and teacher.camera, or "
+                "leave kind out"
+            )
+        return own
+
     @model_validator(mode="after")
-    def _same_classes(self) -> "TeacherRun":
+    def _fits_together(self) -> "TeacherRun":
         check_classes(self.teacher.classes, self.data)
+        if (self.kind == "lidar") != (self.image_augment is None):
+            raise ValueError(
+                "image_augment: a network that sees images needs it, one of LiDAR alone has none"
+            )
         return self
+
+    @property
+    def reader(self) -> SensorReader:
+        """What reads its frames."""
+        taught = self.teacher.depth_stride if isinstance(self.teacher, BEVDetectorConfig) else None
+        return SensorReader(
+            kind=self.kind,
+            cameras=self.data.cameras,
+            image_augment=self.image_augment,
+            depth_stride=taught,
+        )

@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 
 from frames.augment import BevAugment
-from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch
 from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
 from frames.frame import Frame
-from frames.heatmap import on_grid
 from frames.loading import load_points
+from nets.bev_detector import BEVDetectorConfig
 from nets.center_decode import decode
-from nets.center_head import CenterMaps, codes_at
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
+from teacher_dump.bev_teacher import BEVTeacher
+from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPointMaps
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
@@ -42,6 +42,8 @@ def own_teacher(checkpoint: Checkpoint, device: torch.device) -> Teacher:
     run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
     if isinstance(run.teacher, CenterPointConfig):
         return CenterPointTeacher(checkpoint, run, device)
+    if isinstance(run.teacher, BEVDetectorConfig):
+        return BEVTeacher(checkpoint, run, device)
     # Here, for spconv takes seconds to import and other teachers need none of it.
     from teacher_dump.second_teacher import SecondTeacher
 
@@ -88,22 +90,8 @@ class CenterPointTeacher:
         """See :class:`teacher_dump.protocol.Teacher`."""
         seen = zip(frames, augments, strict=True)
         maps = self._run([augment.points(load_points(frame)) for frame, augment in seen])
-        boxes = boxes.to(self.device)
-        grid = self.config.grid
-        cell = grid.cell_index(boxes.values[..., :2])
-        prob = self._prob_at(maps.head, cell)
-        return TeacherOutput(
-            maps={
-                Target.BEV_LOW: maps.bev_low,
-                Target.BEV_HIGH: maps.bev_high,
-                Target.HEATMAP_LOGIT: maps.head.heatmap_logit,
-                Target.BOX_CODE: maps.head.box_code.flatten(1, 2),
-            },
-            boxes=decode_boxes(codes_at(maps.head, boxes.labels, cell), cell, grid),
-            scores=prob.gather(-1, boxes.labels[..., None]).squeeze(-1),
-            labels=prob.argmax(-1),
-            answered=on_grid(boxes, grid),
-        )
+        features = {Target.BEV_LOW: maps.bev_low, Target.BEV_HIGH: maps.bev_high}
+        return answers_at_centres(maps.head, boxes.to(self.device), self.config.grid, features)
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
@@ -115,9 +103,3 @@ class CenterPointTeacher:
     def _run(self, clouds: Sequence[torch.Tensor]) -> CenterPointMaps:
         maps: CenterPointMaps = self.network([cloud.to(self.device) for cloud in clouds])
         return maps
-
-    @staticmethod
-    def _prob_at(maps: CenterMaps, cell: torch.Tensor) -> torch.Tensor:
-        flat = maps.heatmap_logit.flatten(2)
-        index = cell[:, None].expand(-1, flat.shape[1], -1)
-        return flat.gather(2, index).mT.sigmoid()

@@ -1,4 +1,4 @@
-"""Train a LiDAR teacher on augmented points."""
+"""Train a teacher on augmented frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from frames.boxes import BoxBatch, Boxes3D
 from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.loading import check_point_files, load_points
+from frames.sensor_input import SensorInput
 from nets.anchor_loss import detection_loss
+from nets.bev_detector import BEVDetector, BEVDetectorConfig
 from nets.center_loss import center_loss
 from nets.voxelize import voxelize
 from runs.checkpoint import is_finished, save_checkpoint
@@ -28,33 +29,38 @@ CHECKPOINT_NAME = "teacher.pt"
 
 
 @dataclass(frozen=True, slots=True)
-class PointBatch:
-    """Clouds, one tensor (n, 5) a frame, and their ground truth, in one augmented ego frame."""
+class TeacherBatch:
+    """What is seen and its ground truth, in one augmented ego frame."""
 
-    points: list[Tensor]
+    seen: SensorInput
     boxes: BoxBatch
 
+    def to(self, device: torch.device) -> "TeacherBatch":
+        """The same batch on another device."""
+        return TeacherBatch(self.seen.to(device), self.boxes.to(device))
 
-class PointDataset(TrainingData[tuple[Tensor, Boxes3D]]):
-    """Frames as augmented clouds and boxes; the example's position seeds its augmentation."""
+
+class TeacherDataset(TrainingData[tuple[SensorInput, Boxes3D]]):
+    """Augmented frames; the example's position seeds its augmentation."""
 
     def __init__(self, frames: Sequence[Frame], run: TeacherRun) -> None:
-        self.frames, self.run = frames, run
+        self.frames, self.run, self.reader = frames, run, run.reader
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, example: Example) -> tuple[Tensor, Boxes3D]:
+    def __getitem__(self, example: Example) -> tuple[SensorInput, Boxes3D]:
         index, position = example
         frame = self.frames[index]
-        augment = self.run.augment.draw(np.random.default_rng([self.run.fit.seed, position]))
-        return augment.points(load_points(frame)), augment.boxes3d(frame.boxes)
+        rng = np.random.default_rng([self.run.fit.seed, position])
+        augment = self.run.augment.draw(rng)
+        return self.reader.read(frame, augment, rng), augment.boxes3d(frame.boxes)
 
     @staticmethod
-    def collate(examples: list[tuple[Tensor, Boxes3D]]) -> PointBatch:
+    def collate(examples: list[tuple[SensorInput, Boxes3D]]) -> TeacherBatch:
         """One batch."""
-        points, boxes = zip(*examples, strict=True)
-        return PointBatch(list(points), BoxBatch.pad(list(boxes)))
+        seen, boxes = zip(*examples, strict=True)
+        return TeacherBatch(SensorInput.stack(seen), BoxBatch.pad(list(boxes)))
 
 
 class TeacherTraining(Training):
@@ -65,9 +71,8 @@ class TeacherTraining(Training):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, _dataloader_idx: int
     ) -> Any:
-        """Move clouds and boxes."""
-        points = [cloud.to(device, non_blocking=True) for cloud in batch.points]
-        return PointBatch(points, batch.boxes.to(device))
+        """Move every tensor of the batch."""
+        return batch.to(device)
 
 
 class CenterPointTraining(TeacherTraining):
@@ -78,9 +83,9 @@ class CenterPointTraining(TeacherTraining):
         self.config = config
         self.network = CenterPoint(config)
 
-    def loss_terms(self, batch: PointBatch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, Tensor]:
         """See :class:`runs.fit.Training`."""
-        maps = self.network(batch.points)
+        maps = self.network(points_of(batch))
         return center_loss(maps.head, batch.boxes, self.config.grid, self.config.loss)
 
 
@@ -95,19 +100,43 @@ class SecondTraining(TeacherTraining):
         self.config = config
         self.network = Second(config)
 
-    def loss_terms(self, batch: PointBatch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, Tensor]:
         """See :class:`runs.fit.Training`."""
-        points = [cloud[:, : self.config.in_channels] for cloud in batch.points]
+        points = [cloud[:, : self.config.in_channels] for cloud in points_of(batch)]
         maps = self.network(voxelize(points, self.config.voxels)).bev
         return detection_loss(
             maps.anchors, batch.boxes, self.config.bev.anchors, maps.table, self.config.loss
         )
 
 
+class BEVTraining(TeacherTraining):
+    """UniDistill's detector: its head's terms and, where it is taught, depth."""
+
+    network: BEVDetector
+
+    def __init__(self, config: BEVDetectorConfig, fit_config: FitConfig) -> None:
+        super().__init__(fit_config)
+        self.network = BEVDetector(config)
+
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, Tensor]:
+        """See :class:`runs.fit.Training`."""
+        maps = self.network(batch.seen)
+        detection = self.network.detection_terms(maps.head, batch.boxes)
+        return detection | self.network.depth_terms(maps.depth_logit, batch.seen)
+
+
+def points_of(batch: TeacherBatch) -> list[Tensor]:
+    """The clouds of a LiDAR teacher's batch."""
+    assert batch.seen.points is not None, "its reader reads points"
+    return list(batch.seen.points)
+
+
 def teacher_training(run: TeacherRun) -> TeacherTraining:
     """The training of the run's network."""
     if isinstance(run.teacher, CenterPointConfig):
         return CenterPointTraining(run.teacher, run.fit)
+    if isinstance(run.teacher, BEVDetectorConfig):
+        return BEVTraining(run.teacher, run.fit)
     return SecondTraining(run.teacher, run.fit)
 
 
@@ -121,11 +150,11 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
     if resume and is_finished(path, config):
         return path
     frames = read_frames(run.data)
-    check_point_files(frames)
+    run.reader.check(frames, training=True)
     claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = teacher_training(run)
-    data = PointDataset(frames, run)
+    data = TeacherDataset(frames, run)
     fit(training, data, out_dir, resume=resume, device=device, name=run.name)
     notes = {"frames": len(frames), "split": run.data.split}
     save_checkpoint(path, "teacher", config, training.network, notes)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
+from frames.camera_input import CameraInput
 from frames.cell_masks import foreground_cells
 from frames.dataset import read_frames
 from frames.frame import Frame
@@ -27,7 +28,6 @@ from store.reader import open_cache
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset
-from student_train.students.camera_input import CameraInput
 from teacher_dump.teachers import own_teacher
 from tests.command import succeed
 from tests.frames.real_data import MINI, real

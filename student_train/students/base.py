@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,31 +18,32 @@ from nets.aux_head_2d import ImageMaps
 from student_train.methods.base import StudentMaps
 
 
-class StudentInput(ABC):
+@runtime_checkable
+class StudentInput(Protocol):
     """What a student looks at, of one frame or of a batch, and the depth it is taught."""
 
     @classmethod
-    @abstractmethod
     def stack(cls, frames: Sequence[Any]) -> "StudentInput":
         """One batch of batches."""
+        ...
 
-    @abstractmethod
     def to(self, device: torch.device) -> "StudentInput":
         """The same on another device."""
+        ...
 
 
-class Reader(ABC):
+@runtime_checkable
+class Reader(Protocol):
     """Reads a frame's files for one kind of student; loader processes carry it."""
 
-    @abstractmethod
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """Refuse frames that lack what will be read.
 
         Raises:
             DataError: Naming the first such frame or file.
         """
+        ...
 
-    @abstractmethod
     def read(
         self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
     ) -> StudentInput:
@@ -51,8 +52,9 @@ class Reader(ABC):
         Args:
             frame: As the data set has it.
             augment: Of its BEV frame.
-            rng: Draws what else is augmented; None: as in testing, where no LiDAR is read.
+            rng: Draws what else is augmented; None: as in testing, where no depth is read.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,17 @@ class StudentOutput:
 
     Attributes:
         maps: What is distilled and decoded.
-        depth_logit: What depth supervision reads.
+        depth_logit: What depth supervision reads; None of a student without cameras.
         image: Boxes in the image, in training and where they are taught.
     """
 
     maps: StudentMaps
-    depth_logit: Float[Tensor, "..."]
+    depth_logit: Float[Tensor, "..."] | None
     image: ImageMaps | None = None
 
 
 class Student(nn.Module, ABC):
-    """A detector without LiDAR."""
+    """A detector, its loss and its detections."""
 
     @abstractmethod
     def forward(self, seen: Any) -> StudentOutput:

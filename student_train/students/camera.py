@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from frames.boxes import BoxBatch
+from frames.camera_input import CameraInput
 from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
 from frames.grid import BEVGrid
@@ -15,12 +16,12 @@ from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
 from nets.depth_net import DepthNet, DepthNetConfig, depth_loss, depth_target
+from nets.fit_together import check_fit
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
 from store.schema import Target
 from student_train.methods.base import StudentMaps
 from student_train.students.base import Student, StudentOutput
-from student_train.students.camera_input import CameraInput
 
 
 class CameraStudentConfig(BaseModel):
@@ -54,7 +55,7 @@ class CameraStudentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "CameraStudentConfig":
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "depth.in_channels": (self.depth.in_channels, self.image.out_channels),
             "depth.stride": (self.depth.stride, self.image.stride),
             "backbone.in_channels": (self.backbone.in_channels, self.depth.context_channels),
@@ -64,9 +65,7 @@ class CameraStudentConfig(BaseModel):
                 len(self.head.tasks),
             ),
         }
-        wrong = [f"{k} is {a}, its input gives {b}" for k, (a, b) in pairs.items() if a != b]
-        if wrong:
-            raise ValueError("parts do not fit together: " + "; ".join(wrong))
+        check_fit(pairs)
         return self
 
     @property
@@ -128,7 +127,7 @@ class CameraStudent(Student):
         self, output: StudentOutput, seen: CameraInput, _boxes: BoxBatch
     ) -> dict[str, Tensor]:
         """See :class:`Student`."""
-        if seen.depth is None:
+        if seen.depth is None or output.depth_logit is None:
             return {}
         # The reader has already pooled to the features' stride.
         bins = depth_target(seen.depth, 1, self.config.depth.bins)

@@ -1,56 +1,15 @@
-"""What a multi-camera student looks at: images, augmented, where they look, LiDAR depth."""
+"""Reads what a multi-camera student looks at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from frames.augment import BevAugment
-from frames.depth_map import depth_targets
-from frames.errors import DataError
+from frames.camera_input import CameraInput, check_cameras, read_cameras
 from frames.frame import Frame
 from frames.image_augment import ImageAugmentConfig
-from frames.loading import check_image_files, check_point_files, load_images, load_points
-from nets.camera_geometry import CameraGeometry
-from student_train.students.base import Reader, StudentInput
-
-
-@dataclass(frozen=True, slots=True)
-class CameraInput(StudentInput):
-    """Images of several cameras.
-
-    Attributes:
-        images: RGB.
-        geometry: Where they look, in the augmented BEV frame.
-        depth: Metres at the image features' stride, 0 where unknown; None if it is not taught.
-    """
-
-    images: UInt8[Tensor, "b v 3 h w"]
-    geometry: CameraGeometry
-    depth: Float[Tensor, "b v hs ws"] | None = None
-
-    @classmethod
-    def stack(cls, frames: Sequence["CameraInput"]) -> "CameraInput":
-        """See :class:`StudentInput`."""
-        geometry = {
-            name: torch.cat([getattr(frame.geometry, name) for frame in frames])
-            for name in CameraGeometry.__dataclass_fields__
-        }
-        depths = [frame.depth for frame in frames if frame.depth is not None]
-        return cls(
-            torch.cat([frame.images for frame in frames]),
-            CameraGeometry(**geometry),
-            torch.cat(depths) if depths else None,
-        )
-
-    def to(self, device: torch.device) -> "CameraInput":
-        """See :class:`StudentInput`."""
-        depth = None if self.depth is None else self.depth.to(device)
-        images = self.images.to(device, non_blocking=True)
-        return CameraInput(images, self.geometry.to(device), depth)
+from frames.loading import check_image_files, check_point_files
+from student_train.students.base import Reader
 
 
 class CameraReader(Reader):
@@ -78,52 +37,4 @@ class CameraReader(Reader):
         self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
     ) -> CameraInput:
         """See :class:`Reader`."""
-        chance = rng or np.random.default_rng(0)
-        draws = [
-            self.augment.draw(chance, camera.size, training=rng is not None)
-            for camera in frame.cameras
-        ]
-        images = [draw.apply(image) for draw, image in zip(draws, load_images(frame), strict=True)]
-        moved = torch.stack([draw.matrix for draw in draws])
-        poses = np.stack([camera.ego_from_cam.matrix for camera in frame.cameras])
-        intrinsics = np.stack([camera.image_from_cam for camera in frame.cameras])
-        geometry = CameraGeometry(
-            image_from_cam=torch.from_numpy(intrinsics).float()[None],
-            augmented_from_image=moved[None],
-            ego_from_cam=torch.from_numpy(poses).float()[None],
-            augmented_from_ego=augment.matrix4[None],
-        )
-        depth = None if rng is None else self._depth(frame, moved)
-        return CameraInput(torch.stack(images)[None], geometry, depth)
-
-    def _depth(
-        self, frame: Frame, augmented_from_image: Float[Tensor, "v 3 3"]
-    ) -> Float[Tensor, "1 v hs ws"] | None:
-        if self.depth_stride is None:
-            return None
-        # As BEVDepth: the key sweep only; moving objects smear in older ones.
-        key_sweep = replace(frame, sweeps=frame.sweeps[:1])
-        return depth_targets(
-            load_points(key_sweep)[:, :3],
-            frame.cameras,
-            augmented_from_image,
-            image_size=self.augment.out_size,
-            stride=self.depth_stride,
-        )[None]
-
-
-def check_cameras(frames: Sequence[Frame], names: Sequence[str]) -> None:
-    """Refuse frames that lack a camera the student looks through.
-
-    Raises:
-        DataError: Naming the first such frame.
-    """
-    for frame in frames:
-        missing = sorted(set(names) - {camera.name for camera in frame.cameras})
-        if missing:
-            lacking = sum(len(f.cameras) < len(names) for f in frames)
-            raise DataError(
-                f"frame {frame.token} lacks {', '.join(missing)} ({lacking} of {len(frames)} "
-                "frames lack a camera): choose a split whose frames have them, or list in "
-                "data.cameras the cameras to use"
-            )
+        return read_cameras(frame, augment, rng, self.augment, self.depth_stride)

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from frames.image_augment import ImageAugmentConfig
+from frames.sensor_input import Modality, SensorReader
 from student_train.students.base import Reader, Student
+from student_train.students.bev import BEVStudent, BEVStudentConfig
 from student_train.students.camera import CameraStudent, CameraStudentConfig
 from student_train.students.camera_input import CameraReader
 from student_train.students.stereo import StereoStudent, StereoStudentConfig
@@ -20,9 +22,11 @@ def _network(values: Any) -> Any:
     return getattr(values, "network", None)
 
 
-AnyStudentConfig = CameraStudentConfig | StereoStudentConfig
+AnyStudentConfig = CameraStudentConfig | StereoStudentConfig | BEVStudentConfig
 StudentConfig = Annotated[
-    Annotated[CameraStudentConfig, Tag("bevdepth")] | Annotated[StereoStudentConfig, Tag("liga")],
+    Annotated[CameraStudentConfig, Tag("bevdepth")]
+    | Annotated[StereoStudentConfig, Tag("liga")]
+    | Annotated[BEVStudentConfig, Tag("unidistill")],
     Discriminator(_network),
 ]
 
@@ -31,7 +35,19 @@ def build_student(config: AnyStudentConfig) -> Student:
     """The network, with fresh weights."""
     if isinstance(config, StereoStudentConfig):
         return StereoStudent(config)
+    if isinstance(config, BEVStudentConfig):
+        return BEVStudent(config)
     return CameraStudent(config)
+
+
+def sees(config: AnyStudentConfig) -> Modality:
+    """What the network looks at."""
+    return config.kind if isinstance(config, BEVStudentConfig) else "camera"
+
+
+def augments_images(config: AnyStudentConfig) -> bool:
+    """Whether its images are augmented one by one; a stereo pair is not."""
+    return sees(config) != "lidar" and not isinstance(config, StereoStudentConfig)
 
 
 def build_reader(
@@ -42,8 +58,15 @@ def build_reader(
     Args:
         config: Of the network.
         cameras: That the data are asked for.
-        image_augment: Of a multi-camera student.
+        image_augment: Of each image, where they are augmented.
     """
+    if isinstance(config, BEVStudentConfig):
+        return SensorReader(
+            kind=config.kind,
+            cameras=cameras,
+            image_augment=image_augment,
+            depth_stride=config.depth_stride,
+        )
     with_depth = config.depth_loss_weight > 0
     if isinstance(config, StereoStudentConfig):
         return StereoReader(config.image_size, config.image_scale, with_depth=with_depth)

@@ -139,7 +139,7 @@ class StereoStudent(Student):
     ) -> dict[str, Tensor]:
         """See :class:`Student`."""
         terms = {}
-        if seen.depth is not None:
+        if seen.depth is not None and output.depth_logit is not None:
             depth = stereo_depth_loss(output.depth_logit, seen.depth, self.config.depth.bins)
             terms["depth"] = self.config.depth_loss_weight * depth
         if output.image is not None:

@@ -8,7 +8,7 @@ from frames.anchor_assign import BACKGROUND, IGNORED, Assignment, assign_anchors
 from frames.anchor_code import encode_at_anchors
 from frames.anchors import AnchorConfig
 from frames.grid import BEVGrid
-from nets.anchor_decode import AnchorDecodeConfig, decode, rotated_keep
+from nets.anchor_decode import AnchorDecodeConfig, decode
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import (
     AnchorLossConfig,
@@ -18,6 +18,7 @@ from nets.anchor_loss import (
     direction,
     focal_loss,
 )
+from nets.suppression import rotated_keep
 
 CONFIG = AnchorLossConfig()
 SMALL = AnchorConfig(grid=BEVGrid(x_min=2, y_min=-8, cell_size=16 / 17, shape=(17, 17)))

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from frames.boxes import BoxBatch, Boxes3D
+from frames.camera_geometry import CameraGeometry
 from frames.grid import BEVGrid
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
-from nets.camera_geometry import CameraGeometry
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss

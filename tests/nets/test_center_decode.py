@@ -1,11 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from frames.box_code import encode_boxes
 from frames.grid import BEVGrid
-from nets.center_decode import CenterDecodeConfig, circle_keep, decode
+from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHeadConfig, CenterMaps
 
 GRID = BEVGrid(x_min=-12.8, y_min=-9.6, cell_size=0.8, shape=(24, 32))
@@ -71,25 +69,6 @@ def test_low_scores_far_centres_and_surplus_detections_are_dropped() -> None:
     assert len(decode(maps, GRID, CenterDecodeConfig(candidates=1))[0].scores) == 1
     low = CenterDecodeConfig(score_threshold=0.05, centre_max=(61.2, 61.2, 12.0))
     assert len(decode(maps, GRID, low)[0].scores) == 4
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 10_000),
-    count=st.integers(0, 40),
-    squared=st.sampled_from([0.175, 1.0, 12.0]),
-    limit=st.integers(1, 50),
-)
-def test_circle_suppression_equals_the_literal_loop(
-    seed: int, count: int, squared: float, limit: int
-) -> None:
-    centres = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) * 12
-    kept: list[int] = []
-    for index in range(count):
-        gaps = [((centres[index] - centres[other]) ** 2).sum() for other in kept]
-        if all(gap > squared for gap in gaps):
-            kept.append(index)
-    assert circle_keep(centres, squared, limit).nonzero().squeeze(1).tolist() == kept[:limit]
 
 
 def test_a_threshold_for_each_task_is_required() -> None:

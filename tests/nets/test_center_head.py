@@ -83,3 +83,30 @@ def test_tasks_that_do_not_partition_the_classes_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="exactly once and no empty task"):
         CenterHeadConfig(tasks=tasks)
+
+
+def test_unidistills_head_by_hand() -> None:
+    """Specification, part 1.2: 1 895 308 parameters, seven branches a task, biases throughout."""
+    head = CenterHead(CenterHeadConfig(iou=True, conv_bias=True))
+    shared = 512 * 64 * 9 + 64 + 2 * 64
+    hidden = 6 * 7 * (64 * 64 * 9 + 64 + 2 * 64)
+    regression = 6 * (11 * 64 * 9 + 11)
+    heatmap = 10 * (64 * 9 + 1)
+    count = sum(p.numel() for p in head.parameters())
+    assert count == shared + hidden + regression + heatmap == 1_895_308
+
+
+def test_the_iou_is_the_last_number_of_a_code_and_codes_at_leaves_it_out() -> None:
+    config = CenterHeadConfig(in_channels=3, shared_channels=4, head_channels=4, iou=True)
+    head = CenterHead(config).eval()
+    for task in range(6):
+        out = head.state_dict()
+        out[f"tasks.{task}.out.iou.weight"].zero_()
+        out[f"tasks.{task}.out.iou.bias"].fill_(task / 10)
+    maps = head(torch.rand(2, 3, 5, 4))
+    assert maps.box_code.shape == (2, 6, config.code_size, 5, 4) == (2, 6, 11, 5, 4)
+    assert torch.equal(maps.box_code[1, :, 10, 2, 3], torch.arange(6) / 10)
+    labels, cells = torch.tensor([[0], [9]]), torch.tensor([[7], [8]])
+    codes = codes_at(maps, labels, cells)
+    assert torch.equal(codes[0, 0], maps.box_code[0, 0, :10, 1, 3])
+    assert torch.equal(codes[1, 0], maps.box_code[1, 5, :10, 2, 0])

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nets.camera_geometry import CameraGeometry
+from frames.camera_geometry import CameraGeometry
 from nets.depth_net import DepthBins, DepthNet, DepthNetConfig, depth_loss, depth_target
 
 BINS = DepthBins(start=2.0, stop=6.0, step=1.0)

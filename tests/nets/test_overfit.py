@@ -11,22 +11,27 @@ from nets.aux_loss_2d import AuxLoss2DConfig, decode_image_boxes, image_loss
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
+from nets.iou_aware_decode import IouAwareDecodeConfig, decode_iou_aware
+from nets.iou_aware_loss import IouAwareLoss, IouAwareLossConfig
 
 GRID = BEVGrid(x_min=-6.4, y_min=-6.4, cell_size=0.8, shape=(16, 16))
 
 
+TRUTH = Boxes3D(
+    torch.tensor(
+        [
+            [-3.1, 2.7, 0.4, 4.4, 1.9, 1.6, 0.7, 2.0, 1.0],
+            [4.0, -4.2, 1.0, 9.0, 2.8, 3.4, -2.2, 0.0, 0.0],
+            [1.3, 5.0, 0.1, 0.7, 0.6, 1.7, 3.0, -1.0, 0.5],
+        ]
+    ),
+    torch.tensor([0, 3, 8]),
+)
+
+
 def test_one_frame_is_learned_and_decoded_to_a_tenth_of_a_metre() -> None:
     torch.manual_seed(0)
-    truth = Boxes3D(
-        torch.tensor(
-            [
-                [-3.1, 2.7, 0.4, 4.4, 1.9, 1.6, 0.7, 2.0, 1.0],
-                [4.0, -4.2, 1.0, 9.0, 2.8, 3.4, -2.2, 0.0, 0.0],
-                [1.3, 5.0, 0.1, 0.7, 0.6, 1.7, 3.0, -1.0, 0.5],
-            ]
-        ),
-        torch.tensor([0, 3, 8]),
-    )
+    truth = TRUTH
     tasks = (DETECTION_CLASSES[5:], DETECTION_CLASSES[:5])
     config = CenterHeadConfig(in_channels=16, tasks=tasks, shared_channels=16, head_channels=16)
     head = CenterHead(config)
@@ -44,6 +49,32 @@ def test_one_frame_is_learned_and_decoded_to_a_tenth_of_a_metre() -> None:
     order = found.labels.argsort()
     assert found.labels[order].tolist() == [0, 3, 8]
     torch.testing.assert_close(found.boxes[order], truth.values, rtol=0, atol=0.1)
+
+
+def test_one_frame_is_learned_by_the_iou_aware_head_which_knows_how_well() -> None:
+    torch.manual_seed(0)
+    tasks = (DETECTION_CLASSES[5:], DETECTION_CLASSES[:5])
+    config = CenterHeadConfig(
+        in_channels=16, tasks=tasks, shared_channels=16, head_channels=16, iou=True
+    )
+    head, loss = CenterHead(config), IouAwareLoss(IouAwareLossConfig())
+    features = torch.randn(1, 16, 16, 16)
+    learned = [*head.parameters(), *loss.parameters()]
+    optimizer = torch.optim.Adam(learned, lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _ in range(200):
+        terms = loss(head(features), BoxBatch.pad([TRUTH]), GRID)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        schedule.step()
+    # What has become easy counts more: its uncertainty has fallen.
+    assert loss.uncertainty[0].item() < 0.5
+    maps = head(features)
+    (found,) = decode_iou_aware(maps, GRID, IouAwareDecodeConfig(score_threshold=0.5))
+    order = found.labels.argsort()
+    assert found.labels[order].tolist() == [0, 3, 8]
+    torch.testing.assert_close(found.boxes[order], TRUTH.values, rtol=0, atol=0.3)
 
 
 def test_one_image_is_learned() -> None:

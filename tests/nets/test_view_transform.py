@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from frames.camera_geometry import CameraGeometry
 from frames.grid import BEVGrid
-from nets.camera_geometry import CameraGeometry
 from nets.depth_net import DepthBins, DepthOutput
 from nets.view_transform import ViewTransform, ViewTransformConfig, frustum_points, splat
 

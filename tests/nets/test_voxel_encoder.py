@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nets.lidar_encoder import VoxelEncoding, build_lidar_encoder
 from nets.voxel_encoder import SparseResidualBlock, VoxelEncoder
 from nets.voxel_encoder_config import VoxelEncoderConfig
 from nets.voxelize import VoxelGrid, Voxels, voxelize
@@ -159,3 +160,10 @@ def test_the_gpu_algorithm_agrees_with_the_native_one() -> None:
     expected = native(voxelize(points, GRID))
     found = on_gpu(voxelize([cloud.cuda() for cloud in points], GRID))
     assert torch.allclose(found.cpu(), expected, atol=1e-4)
+
+
+def test_it_is_built_for_its_kind() -> None:
+    encoder = build_lidar_encoder(VoxelEncoding(kind="voxel", **CONFIG.model_dump()))
+    assert isinstance(encoder, VoxelEncoder)
+    low = encoder(voxelize([torch.rand(20, 3) * 8], GRID))
+    assert low.shape == (1, CONFIG.out_channels, 4, 2)

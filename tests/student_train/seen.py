@@ -1,7 +1,7 @@
 """What a multi-camera student of a test sees, with its type."""
 
+from frames.camera_input import CameraInput
 from student_train.data import StudentBatch, StudentExample
-from student_train.students.camera_input import CameraInput
 
 
 def seen(of: StudentExample | StudentBatch) -> CameraInput:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from frames.augment import BevAugment
 from frames.boxes import Boxes3D
+from frames.camera_input import CameraInput, check_cameras
 from frames.errors import DataError
 from frames.frame import Camera, Frame
 from frames.geometry import project
@@ -25,7 +26,6 @@ from student_train.data import (
     StudentDataset,
     StudentExample,
 )
-from student_train.students.camera_input import CameraInput, check_cameras
 from tests.command import succeed
 from tests.student_train.seen import seen
 from tests.teacher_dump.untrained import write_untrained_teacher

@@ -9,14 +9,22 @@ from torch import Tensor
 from frames.frame import Frame
 from frames.geometry import yaw_rotations
 from frames.loading import load_points
+from frames.sensor_input import SensorInput
 from teacher_dump.config import TeacherRun
-from teacher_dump.train import PointDataset
+from teacher_dump.train import TeacherDataset
 from tests.tiny import teacher_run
 
 
 @pytest.fixture
 def run(world: Path, tmp_path: Path) -> TeacherRun:
     return teacher_run(tmp_path, world)
+
+
+def cloud(seen: SensorInput) -> Tensor:
+    """The points of a batch of one."""
+    assert seen.points is not None
+    (points,) = seen.points
+    return points
 
 
 def depth_inside(points: Tensor, boxes: Tensor, scale: float) -> Tensor:
@@ -29,12 +37,13 @@ def depth_inside(points: Tensor, boxes: Tensor, scale: float) -> Tensor:
 
 
 def test_points_in_boxes_stay_in_them(run: TeacherRun, frames: list[Frame]):
-    data = PointDataset(frames, run)
+    data = TeacherDataset(frames, run)
     before = depth_inside(load_points(frames[0]), frames[0].boxes.values, 1.0)
     assert (before > 0.01).sum() > 50
     mirrored = set()
     for position in range(12):
-        points, boxes = data[0, position]
+        seen, boxes = data[0, position]
+        points = cloud(seen)
         scale = float((boxes.values[0, 3:6] / frames[0].boxes.values[0, 3:6]).mean())
         assert 0.95 <= scale <= 1.05
         after = depth_inside(points, boxes.values, scale)
@@ -55,7 +64,7 @@ def test_velocities_and_headings_turn_alike(run: TeacherRun, frames: list[Frame]
         return boxes[:, 7] * boxes[:, 6].sin() - boxes[:, 8] * boxes[:, 6].cos()
 
     for position in range(6):
-        _, boxes = PointDataset(frames, run)[0, position]
+        _, boxes = TeacherDataset(frames, run)[0, position]
         scale = float(boxes.values[0, 3] / values[0, 3])
         assert torch.allclose(
             across(boxes.values)[moving].abs(), across(values)[moving].abs() * scale, atol=1e-3
@@ -63,16 +72,16 @@ def test_velocities_and_headings_turn_alike(run: TeacherRun, frames: list[Frame]
 
 
 def test_a_position_decides_the_augmentation(run: TeacherRun, frames: list[Frame]):
-    data = PointDataset(frames, run)
-    (points, boxes), (again, boxes_again), (other, _) = data[0, 3], data[0, 3], data[0, 4]
-    assert points.equal(again)
+    data = TeacherDataset(frames, run)
+    (seen, boxes), (again, boxes_again), (other, _) = data[0, 3], data[0, 3], data[0, 4]
+    assert cloud(seen).equal(cloud(again))
     assert boxes.values.equal(boxes_again.values)
-    assert not points.equal(other)
+    assert not cloud(seen).equal(cloud(other))
 
 
 def test_a_batch_keeps_its_frames_apart(run: TeacherRun, frames: list[Frame]):
-    data = PointDataset(frames, run)
+    data = TeacherDataset(frames, run)
     examples = [data[0, 0], data[1, 1]]
-    batch = PointDataset.collate(examples)
-    assert [len(cloud) for cloud in batch.points] == [len(cloud) for cloud, _ in examples]
+    batch = TeacherDataset.collate(examples)
+    assert [len(one) for one in batch.seen.points or ()] == [len(cloud(s)) for s, _ in examples]
     assert batch.boxes.valid.sum(1).tolist() == [len(boxes) for _, boxes in examples]

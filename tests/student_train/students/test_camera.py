@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from frames.augment import BevAugment
+from frames.camera_geometry import CameraGeometry
+from frames.camera_input import CameraInput
 from frames.frame import Frame
-from nets.camera_geometry import CameraGeometry
 from nets.depth_net import CameraGate
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.students.camera import CameraStudent, CameraStudentConfig
-from student_train.students.camera_input import CameraInput
 
 
 def camera_config(run: StudentRun) -> CameraStudentConfig:
