@@ -126,7 +126,9 @@ def dump_teacher(
     teacher: Factory = OWN_TEACHER,
     methods: Annotated[
         str,
-        typer.Option(help="Store what these read, joined with a comma; else all."),
+        typer.Option(
+            help="Store what these read, joined with a comma; else all this teacher serves."
+        ),
     ] = "",
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
@@ -162,13 +164,14 @@ def dump_teacher(
     from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")] if methods else run.known_methods
+    names = [name.strip() for name in methods.split(",")] if methods else []
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
-    run = run.model_copy(update={"method": _method("+".join(names))})
+    named = _method("+".join(names)) if names else ""
     elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
     here = torch.device("cpu") if elsewhere else _device(device)
     model = load_teacher(teacher, checkpoint, here)
+    run = run.model_copy(update={"method": named or "+".join(steps.methods_served(model, run))})
     planned = steps.plan_teacher_dump(
         model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
     )

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.choices import Coverage, Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.manifest import Manifest
+from store.plan import plan_arrays
 from store.reader import open_cache
 from store.schema import Augmentation, DrawnViews, differences
 from store.writer import StoreWriter
@@ -50,6 +50,27 @@ class PlannedDump:
 
     frames: list[Frame]
     plan: DumpPlan
+
+
+def methods_served(teacher: Teacher, run: StudentRun) -> list[str]:
+    """The methods for the student's head that this teacher gives all they read; says which not.
+
+    Raises:
+        PlanError: It serves none.
+    """
+    served, shapes = [], teacher.info.shapes
+    for name in run.known_methods:
+        try:
+            plan_arrays(needs_of(run.model_copy(update={"method": name})), Coverage.DENSE, shapes)
+        except PlanError as error:
+            console.print(f"left out {name}: {error}")
+        else:
+            served.append(name)
+    if not served:
+        raise PlanError(
+            f"the teacher serves none of {', '.join(run.known_methods)}: bring another one"
+        )
+    return served
 
 
 def plan_teacher_dump(
@@ -260,8 +281,7 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
         )
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
-    check = partial(run.reader.check, training=False)
-    return Detector("student", "camera", check, student.detect, run.data, run.student.grid)
+    return Detector("student", "camera", student.check, student.detect, run.data, run.student.grid)
 
 
 def evaluate(

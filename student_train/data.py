@@ -60,7 +60,7 @@ class StudentDataset(TrainingData[StudentExample]):
         self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
     ) -> None:
         self.frames, self.run, self.needs = frames, run, frozenset(needs)
-        self.reader = run.reader
+        self.reader = run.reader.among(frames)
         read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None
 

@@ -92,6 +92,7 @@ class CenterPointTeacher:
         grid = self.config.grid
         cell = grid.cell_index(boxes.values[..., :2])
         prob = self._prob_at(maps.head, cell)
+        codes = codes_at(maps.head, boxes.labels, cell)
         return TeacherOutput(
             maps={
                 Target.BEV_LOW: maps.bev_low,
@@ -99,7 +100,8 @@ class CenterPointTeacher:
                 Target.HEATMAP_LOGIT: maps.head.heatmap_logit,
                 Target.BOX_CODE: maps.head.box_code.flatten(1, 2),
             },
-            boxes=decode_boxes(codes_at(maps.head, boxes.labels, cell), cell, grid),
+            boxes=decode_boxes(codes, cell, grid),
+            codes=codes,
             scores=prob.gather(-1, boxes.labels[..., None]).squeeze(-1),
             labels=prob.argmax(-1),
             answered=on_grid(boxes, grid),

@@ -34,6 +34,10 @@ class StudentInput(ABC):
 class Reader(ABC):
     """Reads a frame's files for one kind of student; loader processes carry it."""
 
+    def among(self, frames: Sequence[Frame]) -> "Reader":  # noqa: ARG002
+        """The same reader, which finds the past of a frame among these; itself if it reads none."""
+        return self
+
     @abstractmethod
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """Refuse frames that lack what will be read.
