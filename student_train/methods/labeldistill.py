@@ -247,7 +247,7 @@ def feature_loss(
         teacher: Teacher features, no gradient.
         weight: Of each cell, 0 on padding; their sum counts as at least 1.
     """
-    gap = (student - teacher.detach().float()).square().sum(-1)
+    gap = (student - teacher.detach().to(student)).square().sum(-1)
     return (weight * gap).sum() / weight.sum().clamp(min=1)
 
 
@@ -265,8 +265,9 @@ def response_at_cells(
         heatmap: Ground truth's there; cells where it is 0 for all classes do not count.
         form: Which loss takes the target: teacher probability times heatmap.
     """
-    prob = teacher_logit.detach().float().sigmoid().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
-    each = _response(student_logit.float(), prob * heatmap, form)
+    prob = teacher_logit.detach().to(student_logit).sigmoid()
+    target = prob.clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP) * heatmap
+    each = _response(student_logit, target, form)
     return torch.where((heatmap > 0).any(-1, keepdim=True), each, 0.0).sum((0, 1))
 
 
@@ -274,8 +275,7 @@ def response_elsewhere(
     student_logit: Float[Tensor, "b c h w"], outside: Bool[Tensor, "b h w"], form: Response
 ) -> Float[Tensor, " c"]:
     """The same where the target is 0: it says what ground truth says, and needs no teacher."""
-    logit = student_logit.float()
-    each = _response(logit, torch.zeros_like(logit), form)
+    each = _response(student_logit, torch.zeros_like(student_logit), form)
     return torch.where(outside[:, None], each, 0.0).sum((0, 2, 3))
 
 
