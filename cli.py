@@ -118,6 +118,26 @@ def train_teacher_command(
         console.print(f"wrote {path}")
 
 
+@app.command("train-label-encoder")
+def train_label_encoder_command(
+    config: ConfigPath,
+    out: OutDir,
+    checkpoint: Annotated[Path, typer.Option(help="The teacher.pt whose head to invert.")],
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    print_config: PrintConfig = False,
+) -> None:
+    """Train LabelDistill's label encoder on boxes alone; writes OUT/label_encoder.pt."""
+    from teacher_dump.label_config import LabelEncoderRun
+    from teacher_dump.train_labels import train_label_encoder
+
+    run = load_config(config, LabelEncoderRun, data__root=data_root)
+    if not _printed(run, print_config):
+        path = train_label_encoder(run, checkpoint, out, resume=resume, device=_device(device).type)
+        console.print(f"wrote {path}")
+
+
 @app.command("dump-teacher")
 def dump_teacher(
     config: ConfigPath,
@@ -226,14 +246,17 @@ def train_student_command(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A teacher.pt or student.pt.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A teacher.pt, student.pt or label_encoder.pt.")
+    ],
     out: OutDir,
     split: Annotated[str | None, typer.Option(help="Split, instead of the training one.")] = None,
     data_root: DataRoot = None,
     version: Annotated[str | None, typer.Option(help="Version folder, if another.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
     teacher: Annotated[
-        Path | None, typer.Option(help="A teacher.pt whose boxes to draw too.")
+        Path | None,
+        typer.Option(help="A teacher.pt whose boxes to draw too; a label encoder needs its own."),
     ] = None,
     limit: Limit = None,
     device: Device = "auto",
@@ -244,16 +267,17 @@ def evaluate(
     from frames.kitti.evaluation import RESULTS_FOLDER
     from runs.checkpoint import load_checkpoint
 
-    detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
+    detector, beside = steps.load_detectors(
+        load_checkpoint(checkpoint),
+        None if teacher is None else load_checkpoint(teacher, "teacher"),
+        _device(device),
+    )
     if version is not None and detector.data.dataset != "nuscenes":
         raise typer.BadParameter(f"--version {version}: {detector.data.dataset} has no versions")
     changes = {"split": split, "root": data_root, "version": version}
     data = detector.data.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
-    beside = None
-    if teacher is not None:
-        beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(f"split {data.split} of {data.root}, {result.frames} frames")
     if result.scores is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
@@ -43,6 +43,14 @@ def test_the_papers_size_by_hand():
     assert [tuple(m.shape) for m in maps] == [(1, 128, 128, 128), (1, 256, 64, 64)]
 
 
+def normed(values: Tensor, norm: nn.Module, dims: tuple[int, ...]) -> Tensor:
+    """LayerNorm over these axes, written out."""
+    assert isinstance(norm, nn.LayerNorm)
+    centred = values - values.mean(dims, keepdim=True)
+    unit = centred / (centred.square().mean(dims, keepdim=True) + norm.eps).sqrt()
+    return unit * norm.weight + norm.bias
+
+
 def literal(encoder: LabelEncoder, frame: Boxes3D) -> list[Tensor]:
     """B and Y as maps, the perceptrons at every cell, the norms written out."""
     shown = painted_boxes(BoxBatch.pad([frame]), GRID, range(CLASSES))[0]
@@ -54,24 +62,22 @@ def literal(encoder: LabelEncoder, frame: Boxes3D) -> list[Tensor]:
                 values[row, col] = frame.values[k]
                 labels[row, col, frame.labels[k]] = 1
     merged = encoder.both[0](encoder.box(values) + encoder.label(labels))
-    centred = merged - merged.mean(-1, keepdim=True)
-    norm = encoder.both[1]
-    unit = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    mixed = encoder.mix((unit * norm.weight + norm.bias).permute(2, 0, 1)[None])
+    mixed = encoder.mix(normed(merged, encoder.both[1], (-1,)).permute(2, 0, 1)[None])
     found = []
-    for conv, norm, _ in encoder.stages:
-        padded = torch.nn.functional.pad(mixed, (1, 1, 1, 1), mode="replicate")
-        map_ = torch.nn.functional.conv2d(padded, conv.weight, conv.bias, conv.stride)[0]
-        unit = (map_ - map_.mean()) / (map_.var(correction=0) + norm.eps).sqrt()
-        found.append((unit * norm.weight + norm.bias).relu())
+    for stage in encoder.stages:
+        conv, norm, _ = stage.children()
+        assert isinstance(conv, nn.Conv2d)
+        padded = nn.functional.pad(mixed, (1, 1, 1, 1), mode="replicate")
+        map_ = nn.functional.conv2d(padded, conv.weight, conv.bias, conv.stride)[0]
+        found.append(normed(map_, norm, (0, 1, 2)).relu())
     return found
 
 
 @torch.no_grad()
 def test_it_is_the_literal_reading(encoder: LabelEncoder):
-    for stage in encoder.stages:
-        torch.nn.init.normal_(stage[1].weight)
-        torch.nn.init.normal_(stage[1].bias)
+    for norm in (module for module in encoder.stages.modules() if isinstance(module, nn.LayerNorm)):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
     maps = encoder(BoxBatch.pad(FRAMES))
     assert [tuple(m.shape[1:]) for m in maps] == [(6, 16, 16), (8, 8, 8), (4, 4, 4)]
     for b, frame in enumerate(FRAMES):
