@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from commands.workers import Workers
+    from teacher_dump.protocol import Teacher
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
@@ -62,6 +63,9 @@ StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NA
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Weights = Annotated[Path | None, typer.Option(help="The teacher's weights.")]
 Factory = Annotated[str, typer.Option(help="package.module:factory of your own teacher.")]
+LabelEncoderPath = Annotated[
+    Path | None, typer.Option(help="A label_encoder.pt: its maps of the boxes are targets too.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
 
 
@@ -144,6 +148,7 @@ def dump_teacher(
     out: OutDir,
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
+    label_encoder: LabelEncoderPath = None,
     methods: Annotated[
         str,
         typer.Option(help="Store what these read, joined with a comma; else all."),
@@ -179,16 +184,15 @@ def dump_teacher(
 
     from commands import steps
     from student_train.config import StudentRun
-    from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
     names = [name.strip() for name in methods.split(",")] if methods else run.known_methods
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
     run = run.model_copy(update={"method": _method("+".join(names))})
-    elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
+    elsewhere = _workers(workers, scheduler, teacher, checkpoint, label_encoder, device)
     here = torch.device("cpu") if elsewhere else _device(device)
-    model = load_teacher(teacher, checkpoint, here)
+    model = _teacher(teacher, checkpoint, label_encoder, here)
     planned = steps.plan_teacher_dump(
         model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
     )
@@ -344,6 +348,7 @@ def recheck(
     store: StorePlace,
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
+    label_encoder: LabelEncoderPath = None,
     rows: Annotated[int, typer.Option(min=1, help="So many random rows.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and the draws.")] = 0,
     tolerance: Annotated[
@@ -360,10 +365,10 @@ def recheck(
     from commands import recheck as rechecking
     from store.reader import open_cache
     from student_train.config import StudentRun
-    from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
+    model = _teacher(teacher, checkpoint, label_encoder, _device(device))
+    cache = open_cache(store)
     drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
     if carry_over:
         shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
@@ -493,8 +498,24 @@ def _method(text: str) -> str:
     return text
 
 
+def _teacher(
+    factory: str, checkpoint: Path | None, label_encoder: Path | None, device: "torch.device"
+) -> "Teacher":
+    """The teacher, with its label encoder where one is given."""
+    from teacher_dump.label_teacher import LabelledTeacher
+    from teacher_dump.protocol import load_teacher
+
+    model = load_teacher(factory, checkpoint, device)
+    return model if label_encoder is None else LabelledTeacher(model, label_encoder, device)
+
+
 def _workers(
-    local: int | None, scheduler: str, factory: str, checkpoint: Path | None, device: str
+    local: int | None,
+    scheduler: str,
+    factory: str,
+    checkpoint: Path | None,
+    label_encoder: Path | None,
+    device: str,
 ) -> "Workers | None":
     """Who dumps instead of this process, if anyone is asked for.
 
@@ -512,7 +533,12 @@ def _workers(
     # A cluster's machines may have GPUs where this one has none.
     kind = device if scheduler else _device(device).type
     return Workers(
-        local=local, scheduler=scheduler, factory=factory, checkpoint=checkpoint, device=kind
+        local=local,
+        scheduler=scheduler,
+        factory=factory,
+        checkpoint=checkpoint,
+        label_encoder=label_encoder,
+        device=kind,
     )
 
 

@@ -41,6 +41,7 @@ from teacher_dump.config import TeacherRun
 from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
 from teacher_dump.label_config import LabelEncoderRun
 from teacher_dump.label_decoder import LabelDetector
+from teacher_dump.label_teacher import label_needs
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import own_teacher
@@ -84,7 +85,8 @@ def plan_teacher_dump(
     options = DumpOptions(
         coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
     )
-    plan = plan_dump(teacher, frames, data, needs_of(run), options)
+    needs = needs_of(run).union(label_needs(teacher.info))
+    plan = plan_dump(teacher, frames, data, needs, options)
     console.print(plan_table(plan.sizes))
     console.print(
         f"{len(plan.rows)} rows ({len(frames)} frames of {data.split} x {views} views): "
@@ -264,7 +266,8 @@ def load_detectors(
         CheckpointError: A label encoder without its teacher.
     """
     if checkpoint.kind != "label_encoder":
-        return load_detector(checkpoint, device), teacher and load_detector(teacher, device)
+        beside = None if teacher is None else load_detector(teacher, device)
+        return load_detector(checkpoint, device), beside
     if teacher is None:
         raise CheckpointError("a label encoder is read by its teacher's head: give --teacher")
     run = parse_config(checkpoint.config, LabelEncoderRun, f"checkpoint {checkpoint.sha256[:12]}")
