@@ -25,7 +25,7 @@ from frames.loading import check_image_files, check_point_files
 from frames.scoring import Scores, score_nuscenes
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
-from runs.errors import RunInterruptedError
+from runs.errors import CheckpointError, RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.choices import Coverage, Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
@@ -39,6 +39,9 @@ from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
 from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
+from teacher_dump.label_config import LabelEncoderRun
+from teacher_dump.label_decoder import LabelDetector
+from teacher_dump.label_teacher import label_needs
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import own_teacher
@@ -103,7 +106,8 @@ def plan_teacher_dump(
     options = DumpOptions(
         coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
     )
-    plan = plan_dump(teacher, frames, data, needs_of(run), options)
+    needs = needs_of(run).union(label_needs(teacher.info))
+    plan = plan_dump(teacher, frames, data, needs, options)
     console.print(plan_table(plan.sizes))
     console.print(
         f"{len(plan.rows)} rows ({len(frames)} frames of {data.split} x {views} views): "
@@ -253,7 +257,7 @@ class Detector:
     """A checkpoint ready to run.
 
     Attributes:
-        role: ``teacher`` or ``student``.
+        role: ``teacher``, ``student``, or ``labels`` for a label encoder.
         input: Sensor it looks at, as the official results file names it.
         check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
@@ -267,6 +271,31 @@ class Detector:
     detect: Detect
     data: DatasetConfig
     grid: BEVGrid
+
+
+def load_detectors(
+    checkpoint: Checkpoint, teacher: Checkpoint | None, device: torch.device
+) -> tuple[Detector, Detector | None]:
+    """What to score, and a teacher whose boxes to draw too.
+
+    Args:
+        checkpoint: Of either stage, or a label encoder, which looks at ground truth alone.
+        teacher: The one to draw; for a label encoder the one whose head reads its maps.
+        device: Where to run.
+
+    Raises:
+        CheckpointError: A label encoder without its teacher.
+    """
+    if checkpoint.kind != "label_encoder":
+        beside = None if teacher is None else load_detector(teacher, device)
+        return load_detector(checkpoint, device), beside
+    if teacher is None:
+        raise CheckpointError("a label encoder is read by its teacher's head: give --teacher")
+    run = parse_config(checkpoint.config, LabelEncoderRun, f"checkpoint {checkpoint.sha256[:12]}")
+    detect = LabelDetector(checkpoint, teacher, device).detect
+    # It reads no file: the boxes came with the frames.
+    shown = Detector("labels", "external", lambda _frames: None, detect, run.data, run.encoder.grid)
+    return shown, None
 
 
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:

@@ -52,6 +52,7 @@ class TeacherInfo:
         classes: Class names in the order of its heatmap channels.
         sweeps: LiDAR sweeps it reads per frame.
         anchors: Those it speaks of; None without an anchor head.
+        label_encoder: sha256 of the checkpoint whose maps it gives beside its own.
     """
 
     identity: TeacherIdentity
@@ -59,6 +60,7 @@ class TeacherInfo:
     classes: tuple[str, ...]
     sweeps: int
     anchors: AnchorConfig | None = None
+    label_encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

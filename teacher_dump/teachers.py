@@ -23,6 +23,7 @@ from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPoint
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import Teacher, TeacherInfo, TeacherOutput
+from teacher_dump.stages import STAGES, of_stages
 
 
 def from_checkpoint(checkpoint: Path | None, device: torch.device) -> Teacher:
@@ -64,6 +65,7 @@ class CenterPointTeacher:
         self.network = CenterPoint(run.teacher).to(device)
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
+        self.stages = of_stages(STAGES, run.teacher.backbone.total_strides)
         self.info = TeacherInfo(
             identity=TeacherIdentity(
                 name=run.name,
@@ -77,6 +79,7 @@ class CenterPointTeacher:
                 classes=len(DETECTION_CLASSES),
                 tasks=len(run.teacher.head.tasks),
                 grid=run.teacher.grid,
+                further={stage: run.teacher.backbone.channels[k] for stage, k in self.stages},
             ),
             classes=DETECTION_CLASSES,
             sweeps=run.data.sweeps,
@@ -99,6 +102,7 @@ class CenterPointTeacher:
                 Target.BEV_HIGH: maps.bev_high,
                 Target.HEATMAP_LOGIT: maps.head.heatmap_logit,
                 Target.BOX_CODE: maps.head.box_code.flatten(1, 2),
+                **{stage: maps.stages[k] for stage, k in self.stages},
             },
             boxes=decode_boxes(codes, cell, grid),
             codes=codes,
