@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from commands.workers import Workers
+    from teacher_dump.protocol import Teacher
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
 USER_ERRORS = (
@@ -62,6 +63,9 @@ StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NA
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Weights = Annotated[Path | None, typer.Option(help="The teacher's weights.")]
 Factory = Annotated[str, typer.Option(help="package.module:factory of your own teacher.")]
+LabelEncoderPath = Annotated[
+    Path | None, typer.Option(help="A label_encoder.pt: its maps of the boxes are targets too.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
 
 
@@ -123,15 +127,38 @@ def train_teacher_command(
         console.print(f"wrote {path}")
 
 
+@app.command("train-label-encoder")
+def train_label_encoder_command(
+    config: ConfigPath,
+    out: OutDir,
+    checkpoint: Annotated[Path, typer.Option(help="The teacher.pt whose head to invert.")],
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    print_config: PrintConfig = False,
+) -> None:
+    """Train LabelDistill's label encoder on boxes alone; writes OUT/label_encoder.pt."""
+    from teacher_dump.label_config import LabelEncoderRun
+    from teacher_dump.train_labels import train_label_encoder
+
+    run = load_config(config, LabelEncoderRun, data__root=data_root)
+    if not _printed(run, print_config):
+        path = train_label_encoder(run, checkpoint, out, resume=resume, device=_device(device).type)
+        console.print(f"wrote {path}")
+
+
 @app.command("dump-teacher")
 def dump_teacher(
     config: ConfigPath,
     out: OutDir,
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
+    label_encoder: LabelEncoderPath = None,
     methods: Annotated[
         str,
-        typer.Option(help="Store what these read, joined with a comma; else all."),
+        typer.Option(
+            help="Store what these read, joined with a comma; else all this teacher serves."
+        ),
     ] = "",
     coverage: Annotated[
         Coverage, typer.Option(help="foreground: what losses read; dense: whole maps.")
@@ -164,16 +191,16 @@ def dump_teacher(
 
     from commands import steps
     from student_train.config import StudentRun
-    from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")] if methods else run.known_methods
+    names = [name.strip() for name in methods.split(",")] if methods else []
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
-    run = run.model_copy(update={"method": _method("+".join(names))})
-    elsewhere = _workers(workers, scheduler, teacher, checkpoint, device)
+    named = _method("+".join(names)) if names else ""
+    elsewhere = _workers(workers, scheduler, teacher, checkpoint, label_encoder, device)
     here = torch.device("cpu") if elsewhere else _device(device)
-    model = load_teacher(teacher, checkpoint, here)
+    model = _teacher(teacher, checkpoint, label_encoder, here)
+    run = run.model_copy(update={"method": named or "+".join(steps.methods_served(model, run))})
     planned = steps.plan_teacher_dump(
         model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
     )
@@ -231,14 +258,17 @@ def train_student_command(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A teacher.pt or student.pt.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A teacher.pt, student.pt or label_encoder.pt.")
+    ],
     out: OutDir,
     split: Annotated[str | None, typer.Option(help="Split, instead of the training one.")] = None,
     data_root: DataRoot = None,
     version: Annotated[str | None, typer.Option(help="Version folder, if another.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
     teacher: Annotated[
-        Path | None, typer.Option(help="A teacher.pt whose boxes to draw too.")
+        Path | None,
+        typer.Option(help="A teacher.pt whose boxes to draw too; a label encoder needs its own."),
     ] = None,
     limit: Limit = None,
     device: Device = "auto",
@@ -249,16 +279,17 @@ def evaluate(
     from frames.kitti.evaluation import RESULTS_FOLDER
     from runs.checkpoint import load_checkpoint
 
-    detector = steps.load_detector(load_checkpoint(checkpoint), _device(device))
+    detector, beside = steps.load_detectors(
+        load_checkpoint(checkpoint),
+        None if teacher is None else load_checkpoint(teacher, "teacher"),
+        _device(device),
+    )
     if version is not None and detector.data.dataset != "nuscenes":
         raise typer.BadParameter(f"--version {version}: {detector.data.dataset} has no versions")
     changes = {"split": split, "root": data_root, "version": version}
     data = detector.data.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
-    beside = None
-    if teacher is not None:
-        beside = steps.load_detector(load_checkpoint(teacher, "teacher"), _device(device))
     result = steps.evaluate(detector, data, out, pictures=pictures, limit=limit, teacher=beside)
     console.print(f"split {data.split} of {data.root}, {result.frames} frames")
     if result.scores is None:
@@ -325,6 +356,7 @@ def recheck(
     store: StorePlace,
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
+    label_encoder: LabelEncoderPath = None,
     rows: Annotated[int, typer.Option(min=1, help="So many random rows.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and the draws.")] = 0,
     tolerance: Annotated[
@@ -341,10 +373,10 @@ def recheck(
     from commands import recheck as rechecking
     from store.reader import open_cache
     from student_train.config import StudentRun
-    from teacher_dump.protocol import load_teacher
 
     run = load_config(config, StudentRun, data__root=data_root)
-    model, cache = load_teacher(teacher, checkpoint, _device(device)), open_cache(store)
+    model = _teacher(teacher, checkpoint, label_encoder, _device(device))
+    cache = open_cache(store)
     drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
     if carry_over:
         shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
@@ -474,8 +506,24 @@ def _method(text: str) -> str:
     return text
 
 
+def _teacher(
+    factory: str, checkpoint: Path | None, label_encoder: Path | None, device: "torch.device"
+) -> "Teacher":
+    """The teacher, with its label encoder where one is given."""
+    from teacher_dump.label_teacher import LabelledTeacher
+    from teacher_dump.protocol import load_teacher
+
+    model = load_teacher(factory, checkpoint, device)
+    return model if label_encoder is None else LabelledTeacher(model, label_encoder, device)
+
+
 def _workers(
-    local: int | None, scheduler: str, factory: str, checkpoint: Path | None, device: str
+    local: int | None,
+    scheduler: str,
+    factory: str,
+    checkpoint: Path | None,
+    label_encoder: Path | None,
+    device: str,
 ) -> "Workers | None":
     """Who dumps instead of this process, if anyone is asked for.
 
@@ -493,7 +541,12 @@ def _workers(
     # A cluster's machines may have GPUs where this one has none.
     kind = device if scheduler else _device(device).type
     return Workers(
-        local=local, scheduler=scheduler, factory=factory, checkpoint=checkpoint, device=kind
+        local=local,
+        scheduler=scheduler,
+        factory=factory,
+        checkpoint=checkpoint,
+        label_encoder=label_encoder,
+        device=kind,
     )
 
 

@@ -24,14 +24,15 @@ from frames.kitti.reader import KittiFrame
 from frames.kitti.scoring import KittiScores
 from frames.loading import check_image_files
 from frames.scoring import Scores, score_nuscenes
-from frames.sensor_input import SENSORS, Modality, check_sensor_files
+from frames.sensor_input import SENSORS, check_sensor_files
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
-from runs.errors import RunInterruptedError
+from runs.errors import CheckpointError, RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.choices import Coverage, Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
 from store.manifest import Manifest
+from store.plan import plan_arrays
 from store.reader import open_cache
 from store.schema import Augmentation, DrawnViews, differences
 from store.writer import StoreWriter
@@ -40,6 +41,9 @@ from student_train.detector import StudentDetector
 from student_train.train import needs_of
 from teacher_dump.config import TeacherRun
 from teacher_dump.dump import DumpOptions, DumpPlan, dump, frames_of_rows, plan_dump
+from teacher_dump.label_config import LabelEncoderRun
+from teacher_dump.label_decoder import LabelDetector
+from teacher_dump.label_teacher import label_needs
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import own_teacher
@@ -54,6 +58,27 @@ class PlannedDump:
 
     frames: list[Frame]
     plan: DumpPlan
+
+
+def methods_served(teacher: Teacher, run: StudentRun) -> list[str]:
+    """The methods for the student's head that this teacher gives all they read; says which not.
+
+    Raises:
+        PlanError: It serves none.
+    """
+    served, shapes = [], teacher.info.shapes
+    for name in run.known_methods:
+        try:
+            plan_arrays(needs_of(run.model_copy(update={"method": name})), Coverage.DENSE, shapes)
+        except PlanError as error:
+            console.print(f"left out {name}: {error}")
+        else:
+            served.append(name)
+    if not served:
+        raise PlanError(
+            f"the teacher serves none of {', '.join(run.known_methods)}: bring another one"
+        )
+    return served
 
 
 def plan_teacher_dump(
@@ -86,7 +111,8 @@ def plan_teacher_dump(
     options = DumpOptions(
         coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
     )
-    plan = plan_dump(teacher, frames, data, needs_of(run), options)
+    needs = needs_of(run).union(label_needs(teacher.info))
+    plan = plan_dump(teacher, frames, data, needs, options)
     console.print(plan_table(plan.sizes))
     console.print(
         f"{len(plan.rows)} rows ({len(frames)} frames of {data.split} x {views} views): "
@@ -234,8 +260,8 @@ class Detector:
     """A checkpoint ready to run.
 
     Attributes:
-        role: ``teacher`` or ``student``.
-        kind: What it looks at; the official results file says so.
+        role: ``teacher``, ``student``, or ``labels`` for a label encoder.
+        inputs: Sensors it looks at, as the official results file names them.
         check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
         data: The data its run was trained on.
@@ -243,11 +269,36 @@ class Detector:
     """
 
     role: str
-    kind: Modality
+    inputs: tuple[str, ...]
     check: Callable[[Sequence[Frame]], None]
     detect: Detect
     data: DatasetConfig
     grid: BEVGrid
+
+
+def load_detectors(
+    checkpoint: Checkpoint, teacher: Checkpoint | None, device: torch.device
+) -> tuple[Detector, Detector | None]:
+    """What to score, and a teacher whose boxes to draw too.
+
+    Args:
+        checkpoint: Of either stage, or a label encoder, which looks at ground truth alone.
+        teacher: The one to draw; for a label encoder the one whose head reads its maps.
+        device: Where to run.
+
+    Raises:
+        CheckpointError: A label encoder without its teacher.
+    """
+    if checkpoint.kind != "label_encoder":
+        beside = None if teacher is None else load_detector(teacher, device)
+        return load_detector(checkpoint, device), beside
+    if teacher is None:
+        raise CheckpointError("a label encoder is read by its teacher's head: give --teacher")
+    run = parse_config(checkpoint.config, LabelEncoderRun, f"checkpoint {checkpoint.sha256[:12]}")
+    detect = LabelDetector(checkpoint, teacher, device).detect
+    # It reads no file: the boxes came with the frames.
+    grid = run.encoder.grid
+    return Detector("labels", ("external",), lambda _frames: None, detect, run.data, grid), None
 
 
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
@@ -258,11 +309,12 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
         teacher = own_teacher(checkpoint, device)
         check = partial(teacher_run.reader.check, training=False)
         grid = teacher.info.shapes.grid
-        return Detector("teacher", teacher_run.kind, check, teacher.detect, teacher_run.data, grid)
+        inputs = SENSORS[teacher_run.kind]
+        return Detector("teacher", inputs, check, teacher.detect, teacher_run.data, grid)
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
-    check = partial(run.reader.check, training=False)
-    return Detector("student", run.kind, check, student.detect, run.data, run.student.grid)
+    inputs, grid = SENSORS[run.kind], run.student.grid
+    return Detector("student", inputs, student.check, student.detect, run.data, grid)
 
 
 def evaluate(
@@ -317,5 +369,4 @@ def _score(
         focal = float(of_kitti[0].view.image_from_cam[1, 1])
         levels = difficulties(data.difficulties, focal)
         return score_frames(of_kitti, found, data.classes, out_dir, levels)
-    inputs = SENSORS[detector.kind]
-    return score_nuscenes(data, frames, found, out_dir, inputs=inputs, distances=DISTANCES)
+    return score_nuscenes(data, frames, found, out_dir, inputs=detector.inputs, distances=DISTANCES)

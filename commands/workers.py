@@ -20,6 +20,7 @@ class Workers:
         factory: ``package.module:factory`` of the teacher.
         checkpoint: Its weights.
         device: ``auto``, ``cpu`` or ``cuda``, as each worker finds it.
+        label_encoder: Whose maps to write too.
     """
 
     local: int | None
@@ -27,6 +28,7 @@ class Workers:
     factory: str
     checkpoint: Path | None
     device: str
+    label_encoder: Path | None = None
 
 
 def dump_on(
@@ -60,6 +62,7 @@ def dump_on(
         checkpoint=workers.checkpoint and workers.checkpoint.absolute(),
         device=workers.device,
         batch_size=batch_size,
+        label_encoder=workers.label_encoder and workers.label_encoder.absolute(),
     )
     start = (
         remote_workforce(workers.scheduler)

@@ -4,10 +4,13 @@ Code: [cx - floor(cx), cy - floor(cy), z, ln l, ln w, ln h, sin yaw, cos yaw, vx
 counted in cells from the grid's outer corner, the other lengths in metres.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from frames.augment import BevAugment
 from frames.boxes import SIZE, VELOCITY, YAW
 from frames.grid import BEVGrid
 
@@ -39,6 +42,25 @@ def decode_boxes(
     yaw = torch.atan2(code[..., 6], code[..., 7])
     size = code[..., LOG_SIZE].exp()
     return torch.cat([xy, code[..., HEIGHT], size, yaw[..., None], code[..., CODE_VELOCITY]], -1)
+
+
+def move_codes(code: Float[Tensor, "*n _"], augment: BevAugment) -> Float[Tensor, "*n _"]:
+    """Codes of the augmented boxes, each at a cell centred where its own cell's centre has gone.
+
+    All but the size is linear, so a heading that is no unit vector is moved too. Numbers after the
+    tenth stay.
+    """
+    linear, scale = augment.matrix[:, :2].mT.to(code), augment.scale
+    # From the cell's centre, and with the cosine first: as vectors of the plane.
+    offset = (code[..., OFFSET] - 0.5) @ linear + 0.5
+    heading = code[..., SIN_COS].flip(-1) @ linear / scale
+    return torch.cat(
+        [
+            *(offset, code[..., HEIGHT] * scale, code[..., LOG_SIZE] + math.log(scale)),
+            *(heading.flip(-1), code[..., CODE_VELOCITY] @ linear, code[..., CODE_SIZE:]),
+        ],
+        dim=-1,
+    )
 
 
 def _cell_corner(cell_index: Int64[Tensor, "*n"], grid: BEVGrid) -> Int64[Tensor, "*n 2"]:

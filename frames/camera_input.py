@@ -25,11 +25,13 @@ class CameraInput:
         images: RGB.
         geometry: Where they look, in the augmented BEV frame.
         depth: Metres at the image features' stride, 0 where unknown; None if it is not taught.
+        past: The same cameras in earlier key frames; all look into this frame's BEV frame.
     """
 
     images: UInt8[Tensor, "b v 3 h w"]
     geometry: CameraGeometry
     depth: Float[Tensor, "b v hs ws"] | None = None
+    past: tuple["CameraInput", ...] = ()
 
     @classmethod
     def stack(cls, frames: Sequence["CameraInput"]) -> "CameraInput":
@@ -43,13 +45,15 @@ class CameraInput:
             torch.cat([frame.images for frame in frames]),
             CameraGeometry(**geometry),
             torch.cat(depths) if depths else None,
+            tuple(cls.stack(step) for step in zip(*(f.past for f in frames), strict=True)),
         )
 
     def to(self, device: torch.device) -> "CameraInput":
         """The same on another device."""
         depth = None if self.depth is None else self.depth.to(device)
         images = self.images.to(device, non_blocking=True)
-        return CameraInput(images, self.geometry.to(device), depth)
+        past = tuple(step.to(device) for step in self.past)
+        return CameraInput(images, self.geometry.to(device), depth, past)
 
 
 def read_cameras(

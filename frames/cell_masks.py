@@ -14,7 +14,7 @@ from frames.anchor_assign import positive_anchors
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch, Boxes3D
 from frames.grid import BEVGrid
-from frames.heatmap import CENTER_HEAD, GaussianMask, inside_gaussians
+from frames.heatmap import CENTER_HEAD, GaussianMask, halved, inside_gaussians
 
 
 class FootprintMask(BaseModel):
@@ -83,10 +83,37 @@ def foreground_cells(
         masks: Union of these.
         token: Of the frame; seeds a random mask.
     """
+    return _in_any(masks, boxes, grid, token).nonzero().squeeze(1)
+
+
+def coarse_foreground_cells(
+    boxes: Boxes3D,
+    grid: BEVGrid,
+    masks: Iterable[AnyMask] = (CENTER_HEAD,),
+    token: str = "",
+) -> Int64[Tensor, " k"]:
+    """Flat indices, ascending, of the cells of ``grid.coarser`` that the halved masks reach.
+
+    These are no masks drawn on the coarser grid: a loss there weighs a cell by its mask resized
+    (``heatmap.halved``), and a cell that reads no foreground cell has no weight.
+
+    Args:
+        boxes: Ground truth of one frame.
+        grid: The finer one.
+        masks: Union of these, on the finer grid.
+        token: Of the frame; seeds a random mask.
+    """
+    inside = _in_any(masks, boxes, grid, token).view(1, 1, *grid.shape)
+    return halved(inside.float()).flatten().nonzero().squeeze(1)
+
+
+def _in_any(
+    masks: Iterable[AnyMask], boxes: Boxes3D, grid: BEVGrid, token: str
+) -> Bool[Tensor, " k"]:
     inside = torch.zeros(grid.num_cells, dtype=torch.bool)
     for mask in masks:
         inside |= _inside(mask, boxes, grid, token)
-    return inside.nonzero().squeeze(1)
+    return inside
 
 
 def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:

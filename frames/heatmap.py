@@ -9,6 +9,7 @@ value is below exp(-9).
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
@@ -98,6 +99,15 @@ def inside_gaussians(
     rows = (dy.abs() <= radius) & on_grid(boxes, grid)[..., None]
     # A product of matrices counts the windows over each cell, without a map for each object.
     return rows.mT.float() @ (dx.abs() <= radius).float() > 0
+
+
+def halved(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
+    """Maps at half the resolution, bilinear, the corners' cell centres kept.
+
+    So LabelDistill makes the mask of its coarser level (``F.interpolate``, align_corners).
+    """
+    rows, cols = maps.shape[2:]
+    return F.interpolate(maps, (rows // 2, cols // 2), mode="bilinear", align_corners=True)
 
 
 def _windows(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from nets.bev_resnet import BEVResNetConfig
 from nets.blocks import conv_norm_relu, resample_block
 
 
@@ -90,7 +91,7 @@ class BEVBackbone(nn.Module):
 class BEVNeck(nn.Module):
     """Brings every stage to the grid of the backbone's input and concatenates them."""
 
-    def __init__(self, config: BEVBackboneConfig) -> None:
+    def __init__(self, config: BEVBackboneConfig | BEVResNetConfig) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(
             resample_block(width, up, from_stride=stride, to_stride=1)

@@ -5,7 +5,7 @@ ranks, and the 500 objects a task are no cap here. The logits are left untouched
 """
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 
@@ -78,11 +78,23 @@ def heatmap_loss(
         target: In [0, 1]; only cells equal to 1 count as positive.
         peaks: ``task_peaks`` of the heatmap that normalises, usually the target itself.
     """
+    return over_peaks(penalty_reduced_focal(logit, target).sum((0, 2, 3)), peaks)
+
+
+def over_peaks(
+    per_class: Float[Tensor, " classes"], peaks: Float[Tensor, " classes"]
+) -> Float[Tensor, ""]:
+    """Sum over classes, each divided by the peaks of its task (at least 1)."""
+    return (per_class / (peaks.clamp(min=1) + torch.finfo(torch.float32).eps)).sum()
+
+
+def penalty_reduced_focal(
+    logit: Float[Tensor, "*n"], target: Float[Tensor, "*n"]
+) -> Float[Tensor, "*n"]:
+    """Focal loss of each cell and class; only a target of exactly 1 is positive."""
     prob = logit.sigmoid().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     positive = -(prob + 1e-12).log() * (1 - prob) ** 2 * (target == 1)
-    negative = -(1 - prob + 1e-12).log() * prob**2 * (1 - target) ** 4
-    per_class = (positive + negative).sum((0, 2, 3))
-    return (per_class / (peaks.clamp(min=1) + torch.finfo(torch.float32).eps)).sum()
+    return positive - (1 - prob + 1e-12).log() * prob**2 * (1 - target) ** 4
 
 
 def box_loss(

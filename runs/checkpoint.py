@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from runs.errors import CheckpointError
 
-Kind = Literal["teacher", "student"]
+Kind = Literal["teacher", "student", "label_encoder"]
 FORMAT = 1
+# In the notes of what was trained for one teacher.
+TEACHER_SHA256 = "teacher_sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Checkpoint:
     """What a training run leaves behind.
 
     Attributes:
-        kind: Which stage made it.
+        kind: What it is, and so which stage made it.
         config: The run's resolved config, as plain JSON values.
         weights: The network's state dict.
         notes: Facts about its making, for example the cache's manifest hash.
@@ -43,6 +45,20 @@ class Checkpoint:
             network.load_state_dict(self.weights)
         except RuntimeError as error:
             raise CheckpointError(f"checkpoint {self.sha256[:12]} does not fit: {error}") from None
+
+    def require_teacher(self, sha256: str) -> None:
+        """Refuse what was trained for another teacher than the one with this digest.
+
+        Raises:
+            CheckpointError: It was.
+        """
+        found = str(self.notes.get(TEACHER_SHA256))
+        if found != sha256:
+            raise CheckpointError(
+                f"this {self.kind} ({self.sha256[:12]}) was trained for the teacher of checkpoint "
+                f"{found[:12]}, expected {sha256[:12]}: give that teacher's, or train one for this "
+                "teacher"
+            )
 
 
 def save_checkpoint(

@@ -16,7 +16,12 @@ from frames.loading import load_points
 Detect = Callable[[Sequence[Frame]], list[Detections]]
 
 # Colour-blind safe (Okabe and Ito).
-COLOURS = {"ground truth": "#56d364", "teacher": "#56b4e9", "student": "#e69f00"}
+COLOURS = {
+    "ground truth": "#56d364",
+    "teacher": "#56b4e9",
+    "student": "#e69f00",
+    "labels": "#e69f00",
+}
 MIN_DRAWN_SCORE = 0.2
 
 

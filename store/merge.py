@@ -142,6 +142,7 @@ def _fingerprint(caches: Sequence[Cache], rows: Sequence[RowIdentity]) -> Finger
         "dataset": prints[0].dataset.model_copy(update=changes),
         # Stores without values at cells have none; all others agree.
         "masks": next((made_for.masks for made_for in prints if made_for.masks), ()),
+        "label_encoder": next((p.label_encoder for p in prints if p.label_encoder), None),
         "arrays": tuple({s.name: s for made_for in prints for s in made_for.arrays}.values()),
         "code_revision": _plus(made_for.code_revision for made_for in prints),
         "sources": tuple(cache.manifest_hash for cache in caches),

@@ -15,15 +15,20 @@ from store.schema import GT_LABELS, GT_VALUES, differences
 # Of each kind of fault, so many rows are named.
 NAMED = 3
 # Two stores that are merged may differ in nothing else that decides what they hold.
-FREE = {"arrays", "masks", "code_revision", "sources"}
+FREE = {"arrays", "masks", "code_revision", "sources", "label_encoder"}
 FREE_OF_DATASET = {"split", "token_hash"}
 
 
 def fingerprint_faults(caches: Sequence[Cache]) -> Iterator[str]:
     """Differences in teacher, data, ground truth, grid, classes, coverage and augmentation."""
     first, *others = caches
+    encoder = first.fingerprint.label_encoder
     for cache in others:
         yield from _lines(cache, _decisive(cache), _decisive(first))
+        # Only those with label maps have one.
+        own = cache.fingerprint.label_encoder
+        encoder = encoder or own
+        yield from _lines(cache, {"label_encoder": own or encoder}, {"label_encoder": encoder})
 
 
 def row_faults(caches: Sequence[Cache]) -> Iterator[str]:

@@ -121,9 +121,9 @@ def plan_arrays(
     """The arrays that serve all needs, ordered by target.
 
     A target has an array for each kind of places it is read at, unless it is needed as a whole
-    map, which holds all of them. Dense coverage turns values at cells and points into whole maps.
-    The cell index is stored wherever anyone reads cells. ``encoding`` is that of features;
-    logits, codes and boxes stay as their methods want them.
+    map, which holds all of them but what is said at boxes. Dense coverage turns values at cells
+    and points into whole maps. The cell index is stored wherever anyone reads cells. ``encoding``
+    is that of features; logits, codes and boxes stay as their methods want them.
 
     Raises:
         PlanError: A target was asked for where it does not exist, or the teacher has none.
@@ -196,7 +196,9 @@ def _merged(
 ) -> Mapping[Places, FeatureDType]:
     sampled = {*CELL_PLACES, Places.POINTS} & places.keys()
     if Places.MAP in places or (coverage is Coverage.DENSE and sampled):
-        return {Places.MAP: max(places.values())}
+        # Which of a map's heads speaks for a box is the teacher's knowledge.
+        own = {kind: places[kind] for kind in (Places.BOXES,) if kind in places}
+        return {Places.MAP: max(places.values()), **own}
     return {kind: places[kind] for kind in Places if kind in places}
 
 
@@ -244,8 +246,8 @@ def unmet(
 ) -> list[str]:
     """The needs that the arrays do not serve, as ``bev_high at cells``.
 
-    A whole map serves a need at any places; values at cells also need the cell index, with the
-    cells of the method's mask among them.
+    A whole map serves a need at any places but boxes; values at cells also need the cell index,
+    with the cells of the method's mask among them.
     """
 
     def served(need: Need) -> bool:
@@ -272,7 +274,8 @@ def _arrays_for(need: Need, held: Collection[str]) -> set[str]:
         return parts | ({PROBABILITY} if need.target is Target.DETECTIONS else set())
     at_places = array_name(need.target, need.places)
     index = {need.places.index_array} if need.places in CELL_PLACES else set()
-    return index | {at_places if at_places in held else str(need.target)}
+    apart = at_places in held or need.places is Places.BOXES
+    return index | {at_places if apart else str(need.target)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

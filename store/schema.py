@@ -291,6 +291,8 @@ class Fingerprint(_Frozen):
         arrays: The targets.
         code_revision: Of this project, as the dump ran.
         sources: Manifest hashes of the stores that this one was merged from, in order.
+        label_encoder: Checkpoint whose maps ``label_0`` and ``label_1`` are; None without them, and
+            in stores from before there were any.
     """
 
     format: Literal[1] = FORMAT_VERSION
@@ -304,6 +306,7 @@ class Fingerprint(_Frozen):
     arrays: tuple[ArraySpec, ...]
     code_revision: str
     sources: tuple[Sha256, ...] = ()
+    label_encoder: Sha256 | None = None
 
     @model_validator(mode="after")
     def _arrays_fit_together(self) -> "Fingerprint":

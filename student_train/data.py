@@ -19,6 +19,7 @@ from store.schema import Need
 from student_train.config import StudentRun
 from student_train.methods.base import TeacherTargets
 from student_train.students.base import StudentInput
+from student_train.students.past_input import reader_among
 from student_train.targets import FrameTargets, frame_targets, pad_targets
 
 
@@ -60,7 +61,7 @@ class StudentDataset(TrainingData[StudentExample]):
         self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
     ) -> None:
         self.frames, self.run, self.needs = frames, run, frozenset(needs)
-        self.reader = run.reader
+        self.reader = reader_among(run.reader, frames)
         read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None
 

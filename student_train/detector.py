@@ -11,6 +11,7 @@ from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from student_train.config import StudentRun
 from student_train.students.kinds import build_student
+from student_train.students.past_input import reader_among
 
 
 class StudentDetector:
@@ -26,16 +27,25 @@ class StudentDetector:
             checkpoint.config, StudentRun, f"checkpoint {checkpoint.sha256[:12]}"
         )
         self.device = device
-        self.reader = self.run.reader
+        self.reader, self._known = self.run.reader, tuple[Frame, ...]()
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.
         self.network = build_student(self.run.student.without_pretraining()).to(device)
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
 
+    def check(self, frames: Sequence[Frame]) -> None:
+        """Refuse frames that lack what is read; from now on pasts are looked up among them, too.
+
+        Raises:
+            DataError: Naming the first such frame or file.
+        """
+        self.reader.check(frames, training=False)
+        self._known = tuple(frames)
+
     @torch.inference_mode()
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Decoded boxes of each frame."""
-        identity = BevAugment.identity()
-        seen = [self.reader.read(frame, identity, None) for frame in frames]
+        """Decoded boxes of each frame; a past frame is one of these, or of those last checked."""
+        identity, reader = BevAugment.identity(), reader_among(self.reader, [*self._known, *frames])
+        seen = [reader.read(frame, identity, None) for frame in frames]
         output = self.network(seen[0].stack(seen).to(self.device))
         return [detections.cpu() for detections in self.network.detections(output)]

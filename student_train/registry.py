@@ -9,6 +9,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
     "center": {
         "imitation": "student_train.methods.imitation:Imitation",
         "xgd": "student_train.methods.xgd:Xgd",
+        "labeldistill": "student_train.methods.labeldistill:LabelDistill",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",

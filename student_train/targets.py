@@ -17,12 +17,14 @@ from torch import Tensor
 
 from frames.anchors import BOX_CODE
 from frames.augment import BevAugment
+from frames.box_code import OFFSET, move_codes
 from frames.box_points import MIRRORED
 from frames.boxes import YAW, BoxBatch
 from frames.cell_masks import anchors_of
+from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.grid import BEVGrid
-from frames.heatmap import GaussianMask, center_heatmap
+from frames.heatmap import GaussianMask, center_heatmap, halved
 from nets.anchor_loss import directed, direction
 from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
@@ -43,7 +45,13 @@ class FrameTargets:
     cells: Float32[Tensor, "k 2"] | None = None
     cell_valid: Bool[Tensor, " k"] | None = None
     cell_weight: Float32[Tensor, " k"] | None = None
+    cell_heatmap: Float32[Tensor, "k classes"] | None = None
     at_cells: Mapping[Target, Tensor] = field(default_factory=dict)
+    coarse_cells: Float32[Tensor, "q 2"] | None = None
+    coarse_weight: Float32[Tensor, " q"] | None = None
+    at_coarse_cells: Mapping[Target, Tensor] = field(default_factory=dict)
+    codes: Float32[Tensor, "m _"] | None = None
+    coded: Bool[Tensor, " m"] | None = None
     at_points: Mapping[Target, Tensor] = field(default_factory=dict)
     relation: Float32[Tensor, "m 45"] | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -57,14 +65,20 @@ def frame_targets(
     found: dict[str, Tensor] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)
+    if any((need.target, need.places) == (Target.BOX_CODE, Places.BOXES) for need in needs):
+        found |= _codes(row, grid, augment)
     at_cells = [need for need in needs if need.places is Places.CELLS]
+    at_coarse = [need for need in needs if need.places is Places.COARSE_CELLS]
     if at_cells:
         index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
         xy = augment.xy(grid.cell_centres(index))
         found["cells"], found["cell_valid"] = xy, grid.contains(xy)
         if any(isinstance(need.mask, GaussianMask) for need in at_cells):
-            heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, _classes(row))
-            found["cell_weight"] = heatmap[0].amax(0).flatten()[index] * found["cell_valid"]
+            heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
+            found["cell_heatmap"] = (heatmap[0].flatten(1)[:, index] * found["cell_valid"]).T
+            found["cell_weight"] = found["cell_heatmap"].amax(1)
+    if at_coarse:
+        found |= _coarse_cells(row, grid, augment)
     if any(need.target is Target.RELATION for need in needs):
         relation = torch.from_numpy(row.arrays["boxes/relation"])
         found["relation"] = relation[:, MIRRORED_PAIRS] if augment.mirrors else relation
@@ -72,6 +86,9 @@ def frame_targets(
     return FrameTargets(
         **found,
         at_cells={t: _at_cells(row, t) for t in sorted({need.target for need in at_cells})},
+        at_coarse_cells={
+            need.target: _at_cells(row, need.target, Places.COARSE_CELLS) for need in at_coarse
+        },
         at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
         anchors=_at_anchors(row, needs, augment),
         maps={
@@ -107,7 +124,13 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
         cells=pad([frame.cells for frame in frames]),
         cell_valid=pad([frame.cell_valid for frame in frames]),
         cell_weight=pad([frame.cell_weight for frame in frames]),
+        cell_heatmap=pad([frame.cell_heatmap for frame in frames]),
         at_cells=pad_each("at_cells"),
+        coarse_cells=pad([frame.coarse_cells for frame in frames]),
+        coarse_weight=pad([frame.coarse_weight for frame in frames]),
+        at_coarse_cells=pad_each("at_coarse_cells"),
+        codes=pad([frame.codes for frame in frames]),
+        coded=pad([frame.coded for frame in frames]),
         at_points=pad_each("at_points"),
         relation=pad([frame.relation for frame in frames]),
         anchors=AnchorTargets(**pad_each("anchors")) if frames[0].anchors else None,
@@ -128,13 +151,33 @@ def _boxes(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
     }
 
 
-def _at_cells(row: CachedRow, target: Target) -> Tensor:
+def _codes(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[str, Tensor]:
+    """Codes at the cells of the true boxes, moved to the cells that these boxes have moved to."""
+    codes = torch.from_numpy(row.arrays[array_name(Target.BOX_CODE, Places.BOXES)]).float()
+    before, after = row.gt.values[:, :2], augment.xy(row.gt.values[:, :2])
+    if not augment.is_identity:
+        own = grid.cell_centres(grid.cell_index(after))
+        shift = augment.xy(grid.cell_centres(grid.cell_index(before))) - own
+        codes = move_codes(codes, augment)
+        codes[:, OFFSET] += shift / grid.cell_size
+    return {"codes": codes, "coded": grid.contains(before) & grid.contains(after)}
+
+
+def _coarse_cells(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[str, Tensor]:
+    index = torch.from_numpy(row.arrays[Places.COARSE_CELLS.index_array]).long()
+    xy = augment.xy(grid.coarser.cell_centres(index))
+    heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
+    weight = halved(heatmap.sum(1, keepdim=True)).flatten()[index]
+    return {"coarse_cells": xy, "coarse_weight": weight * grid.contains(xy)}
+
+
+def _at_cells(row: CachedRow, target: Target, places: Places = Places.CELLS) -> Tensor:
     """The target's values (k, channels) at the row's cells, whichever coverage it has."""
-    at_cells = row.arrays.get(array_name(target, Places.CELLS))
+    at_cells = row.arrays.get(array_name(target, places))
     if at_cells is not None:
         return torch.from_numpy(at_cells)
     values = torch.from_numpy(row.arrays[str(target)])
-    index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
+    index = torch.from_numpy(row.arrays[places.index_array]).long()
     return values.flatten(1)[:, index].T.contiguous()
 
 
@@ -212,7 +255,3 @@ def _at_points(row: CachedRow, target: Target, grid: BEVGrid, augment: BevAugmen
     else:
         values = torch.from_numpy(held)
     return values[:, MIRRORED] if augment.mirrors else values
-
-
-def _classes(row: CachedRow) -> int:
-    return int(row.gt.labels.max()) + 1 if len(row.gt) else 1

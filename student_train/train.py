@@ -18,6 +18,7 @@ from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.methods.base import Method, MethodContext
+from student_train.students.camera import CameraStudentConfig
 from student_train.students.kinds import build_student
 
 CHECKPOINT_NAME = "student.pt"
@@ -100,6 +101,7 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
         anchors=run.student.anchors,
         classes=run.student.classes,
         student_channels=run.student.channels,
+        student_frames=run.student.frames if isinstance(run.student, CameraStudentConfig) else 1,
         teacher_channels={
             Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
             for spec in cache.fingerprint.arrays

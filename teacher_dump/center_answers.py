@@ -27,13 +27,15 @@ def answers_at_centres(
     cell = grid.cell_index(boxes.values[..., :2])
     flat = head.heatmap_logit.flatten(2)
     prob = flat.gather(2, cell[:, None].expand(-1, flat.shape[1], -1)).mT.sigmoid()
+    codes = codes_at(head, boxes.labels, cell)
     return TeacherOutput(
         maps={
             **features,
             Target.HEATMAP_LOGIT: head.heatmap_logit,
             Target.BOX_CODE: head.box_code.flatten(1, 2),
         },
-        boxes=decode_boxes(codes_at(head, boxes.labels, cell), cell, grid),
+        boxes=decode_boxes(codes, cell, grid),
+        codes=codes,
         scores=prob.gather(-1, boxes.labels[..., None]).squeeze(-1),
         labels=prob.argmax(-1),
         answered=on_grid(boxes, grid),

@@ -69,11 +69,13 @@ class CenterPointMaps:
 
     Attributes:
         bev_low: Before the BEV backbone.
+        stages: Of the backbone, finest first.
         bev_high: After its neck.
         head: Heatmap logits and box codes.
     """
 
     bev_low: Float32[Tensor, "b _ h w"]
+    stages: list[Float[Tensor, "b _ _ _"]]
     bev_high: Float[Tensor, "b _ h w"]
     head: CenterMaps
 
@@ -96,5 +98,6 @@ class CenterPoint(nn.Module):
             points: Per frame (n, 5): x y z in the ego frame, intensity 0..255, time lag s.
         """
         low = self.encoder(voxelize(points, self.config.encoder.voxels))
-        high = self.neck(self.backbone(low))
-        return CenterPointMaps(low, high, self.head(high))
+        stages = self.backbone(low)
+        high = self.neck(stages)
+        return CenterPointMaps(low, stages, high, self.head(high))

@@ -98,6 +98,7 @@ def plan_dump(
         masks=masks,
         arrays=plan_arrays(needs, options.coverage, info.shapes, options.encoding),
         code_revision=code_revision(),
+        label_encoder=info.label_encoder,
     )
     rows = rows_of_frames(frames, options.augmentation)
     lengths = _lengths(frames, rows, fingerprint)

@@ -14,6 +14,7 @@ from store.schema import Fingerprint
 from store.writer import StoreWriter
 from teacher_dump.dump import code_revision, part_rows
 from teacher_dump.errors import ScaleOutError
+from teacher_dump.label_teacher import LabelledTeacher
 from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
 
 # As many as the workers of a machine share its cores; also what makes their bytes the same.
@@ -33,6 +34,7 @@ class DumpJob:
         checkpoint: What the factory gets, absolute.
         device: ``auto``, ``cpu`` or ``cuda``, as the worker finds it.
         batch_size: Rows the teacher sees at once.
+        label_encoder: Whose maps to write too, absolute.
     """
 
     store: Path
@@ -41,6 +43,7 @@ class DumpJob:
     checkpoint: Path | None
     device: str
     batch_size: int
+    label_encoder: Path | None = None
 
 
 def write_part(job: DumpJob, part: range, frames: Sequence[Frame]) -> None:
@@ -76,7 +79,10 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
     """The teacher and the store, held against each other."""
     torch.set_num_threads(THREADS)
     writer = StoreWriter.join(job.store, job.plan_hash)
-    teacher = load_teacher(job.factory, job.checkpoint, _device(job.device))
+    device = _device(job.device)
+    teacher = load_teacher(job.factory, job.checkpoint, device)
+    if job.label_encoder is not None:
+        teacher = LabelledTeacher(teacher, job.label_encoder, device)
     own = as_this_worker_has_it(writer.fingerprint, teacher.info)
     if mismatches := own.mismatches(writer.fingerprint):
         raise FingerprintError(
@@ -92,6 +98,7 @@ def as_this_worker_has_it(planned: Fingerprint, info: TeacherInfo) -> Fingerprin
             "teacher": info.identity,
             "grid": info.shapes.grid,
             "classes": info.classes,
+            "label_encoder": info.label_encoder,
             "code_revision": code_revision(),
         }
     )

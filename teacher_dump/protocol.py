@@ -52,6 +52,7 @@ class TeacherInfo:
         classes: Class names in the order of its heatmap channels.
         sweeps: LiDAR sweeps it reads per frame.
         anchors: Those it speaks of; None without an anchor head.
+        label_encoder: sha256 of the checkpoint whose maps it gives beside its own.
     """
 
     identity: TeacherIdentity
@@ -59,6 +60,7 @@ class TeacherInfo:
     classes: tuple[str, ...]
     sweeps: int
     anchors: AnchorConfig | None = None
+    label_encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,9 @@ class TeacherOutput:
         scores: Its probability of that ground-truth box's class.
         labels: Its most probable class there.
         answered: False where it has no box, and on padding.
+        codes: What its head says at the centre cell of each ground-truth box, for that box's class
+            (``frames/box_code.py``), as it comes: sine and cosine need not be of unit length. None:
+            the codes of ``boxes`` stand for it.
         anchors: At every anchor of ``info.anchors``.
         lists: Of its own detections: by array name (``detections/quality``), each frame's values.
     """
@@ -81,6 +86,7 @@ class TeacherOutput:
     scores: Float[Tensor, "b m"]
     labels: Tensor
     answered: Bool[Tensor, "b m"]
+    codes: Float[Tensor, "b m _"] | None = None
     anchors: AnchorOutput | None = None
     lists: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 

@@ -52,11 +52,18 @@ def require_teacher(cache: Cache, info: TeacherInfo) -> None:
     Raises:
         FingerprintError: Weights, config, grid or classes differ; lists all differences.
     """
-    theirs = {"teacher": info.identity, "grid": info.shapes.grid, "classes": info.classes}
+    theirs = {
+        "teacher": info.identity,
+        "grid": info.shapes.grid,
+        "classes": info.classes,
+        "label_encoder": info.label_encoder,
+    }
     expected = cache.fingerprint.model_copy(update=theirs)
     if mismatches := cache.fingerprint.mismatches(expected):
         raise FingerprintError(
-            cache.name, mismatches, "Give the --checkpoint that the store was dumped with."
+            cache.name,
+            mismatches,
+            "Give the --checkpoint that the store was dumped with, and its --label-encoder if any.",
         )
 
 

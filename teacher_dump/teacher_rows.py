@@ -14,7 +14,7 @@ from frames.anchor_assign import positive_anchors
 from frames.augment import BevAugment
 from frames.box_code import encode_boxes_at
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, BoxBatch, Boxes3D
-from frames.cell_masks import CellMask, anchors_of, foreground_cells
+from frames.cell_masks import CellMask, anchors_of, coarse_foreground_cells, foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from nets.box_features import at_box_points, relation
@@ -73,8 +73,8 @@ def cells_at(
     places: Places, gt: Boxes3D, token: str, grid: BEVGrid, masks: Sequence[CellMask]
 ) -> Int64[Tensor, " k"]:
     """The foreground cells of a frame, on the grid or at half its resolution."""
-    own = grid if places is Places.CELLS else grid.coarser
-    return foreground_cells(gt, own, masks, token)
+    cells = foreground_cells if places is Places.CELLS else coarse_foreground_cells
+    return cells(gt, grid, masks, token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,8 @@ class _Reading:
 
     def _box_code(self) -> Float[Tensor, "m _"]:
         """Codes of the teacher's boxes, relative to the cells of the true ones."""
+        if self.output.codes is not None:
+            return self.output.codes[self.b, : len(self.boxes)].float().cpu()
         own = self.shapes.grid.cell_index(self.boxes[:, :2])
         boxes = self.output.boxes[self.b, : len(own)].cpu().float()
         return encode_boxes_at(boxes, own, self.shapes.grid)

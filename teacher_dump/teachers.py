@@ -23,6 +23,7 @@ from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPoint
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import Teacher, TeacherInfo, TeacherOutput
+from teacher_dump.stages import STAGES, of_stages
 
 
 def from_checkpoint(checkpoint: Path | None, device: torch.device) -> Teacher:
@@ -66,6 +67,7 @@ class CenterPointTeacher:
         self.network = CenterPoint(run.teacher).to(device)
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
+        self.stages = of_stages(STAGES, run.teacher.backbone.total_strides)
         self.info = TeacherInfo(
             identity=TeacherIdentity(
                 name=run.name,
@@ -79,6 +81,7 @@ class CenterPointTeacher:
                 classes=len(DETECTION_CLASSES),
                 tasks=len(run.teacher.head.tasks),
                 grid=run.teacher.grid,
+                further={stage: run.teacher.backbone.channels[k] for stage, k in self.stages},
             ),
             classes=DETECTION_CLASSES,
             sweeps=run.data.sweeps,
@@ -91,6 +94,7 @@ class CenterPointTeacher:
         seen = zip(frames, augments, strict=True)
         maps = self._run([augment.points(load_points(frame)) for frame, augment in seen])
         features = {Target.BEV_LOW: maps.bev_low, Target.BEV_HIGH: maps.bev_high}
+        features |= {stage: maps.stages[k] for stage, k in self.stages}
         return answers_at_centres(maps.head, boxes.to(self.device), self.config.grid, features)
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:

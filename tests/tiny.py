@@ -114,6 +114,22 @@ head_channels = 8
     return path
 
 
+def write_past_student_toml(folder: Path, root: Path) -> Path:
+    """The same student with two past frames and BEVDepth's trunk."""
+    path = write_student_toml(folder, root, depth=1.0)
+    document = path.read_text().replace("[student]\n", "[student]\npast = [-1, -2]\n")
+    plain = document[document.index("[student.backbone]") : document.index("[student.head]")]
+    resnet = """[student.backbone]
+kind = "resnet"
+in_channels = 18
+widths = [9, 12]
+blocks = [1, 1]
+up_channels = [2, 3, 3]
+"""
+    path.write_text(document.replace(plain, resnet))
+    return path
+
+
 def teacher_run(folder: Path, root: Path, steps: int = 2) -> TeacherRun:
     return load_config(write_teacher_toml(folder, root, steps), TeacherRun)
 

@@ -69,6 +69,7 @@ class MethodContext:
         teacher_channels: Channels of the cached BEV maps.
         classes: Names, in the order of labels.
         anchors: Of the student's head; None for a centre head.
+        student_frames: Of how many time steps its ``BEV_LOW`` is the concatenation.
     """
 
     grid: BEVGrid
@@ -76,6 +77,7 @@ class MethodContext:
     student_channels: Mapping[Target, int]
     teacher_channels: Mapping[Target, int]
     anchors: AnchorConfig | None = None
+    student_frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,12 @@ class StudentMaps:
     """What a student computes for a batch.
 
     Attributes:
-        features: BEV maps before (``BEV_LOW``) and after (``BEV_HIGH``) the BEV backbone.
+        features: BEV maps before (``BEV_LOW``) and after (``BEV_HIGH``) the BEV backbone, and its
+            first stage at half resolution (``STAGE_1``), if it has one.
         head: Heatmap logits and box codes, or what the anchor head says.
     """
 
-    features: Mapping[Target, Float[Tensor, "b _ h w"]]
+    features: Mapping[Target, Float[Tensor, "b _ _ _"]]
     head: CenterMaps | AnchorMaps
 
     @property
@@ -141,7 +144,14 @@ class TeacherTargets:
         cell_valid: False on padding and off the grid.
         cell_weight: Ground truth's heatmap (largest class) there, if a Gaussian mask is read; 0
             where not valid.
+        cell_heatmap: The same of each class.
         at_cells: The teacher's features and heatmap logits at the cells, by target.
+        coarse_cells: Centres (x, y) of its foreground cells at half the resolution, metres.
+        coarse_weight: Ground truth's heatmap, summed over classes and resized
+            (``frames/heatmap.py: halved``), there; 0 on padding and off the grid.
+        at_coarse_cells: Its features at these, by target.
+        codes: What its head says at each ground-truth box's centre cell (``frames/box_code.py``).
+        coded: False on padding and where there is no such cell.
         at_points: Its features at the nine points of each box (``frames/box_points.py``).
         relation: Cosines between its high-level features at these (``nets/box_features.py``).
         anchors: At positive anchors.
@@ -154,7 +164,13 @@ class TeacherTargets:
     cells: Float[Tensor, "b k 2"] | None = None
     cell_valid: Bool[Tensor, "b k"] | None = None
     cell_weight: Float[Tensor, "b k"] | None = None
+    cell_heatmap: Float[Tensor, "b k classes"] | None = None
     at_cells: Mapping[Target, Float[Tensor, "b k _"]] = field(default_factory=dict)
+    coarse_cells: Float[Tensor, "b q 2"] | None = None
+    coarse_weight: Float[Tensor, "b q"] | None = None
+    at_coarse_cells: Mapping[Target, Float[Tensor, "b q _"]] = field(default_factory=dict)
+    codes: Float[Tensor, "b m _"] | None = None
+    coded: Bool[Tensor, "b m"] | None = None
     at_points: Mapping[Target, Float[Tensor, "b m 9 _"]] = field(default_factory=dict)
     relation: Float[Tensor, "b m 45"] | None = None
     anchors: AnchorTargets | None = None
@@ -173,7 +189,13 @@ class TeacherTargets:
             cells=move(self.cells),
             cell_valid=move(self.cell_valid),
             cell_weight=move(self.cell_weight),
+            cell_heatmap=move(self.cell_heatmap),
             at_cells={name: value.to(device) for name, value in self.at_cells.items()},
+            coarse_cells=move(self.coarse_cells),
+            coarse_weight=move(self.coarse_weight),
+            at_coarse_cells={t: value.to(device) for t, value in self.at_coarse_cells.items()},
+            codes=move(self.codes),
+            coded=move(self.coded),
             at_points={name: value.to(device) for name, value in self.at_points.items()},
             relation=move(self.relation),
             maps={name: value.to(device) for name, value in self.maps.items()},

@@ -134,8 +134,11 @@ def heatmap_loss(
         count: Objects in the batch, at least 1 is used.
     """
     target = teacher_logit.detach().float().sigmoid()
-    logit = student_logit.float()
-    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-    focus = (target - logit.sigmoid()).square()
-    per_cell = (entropy * focus).sum(-1)
+    per_cell = quality_focal(student_logit.float(), target).sum(-1)
     return torch.where(valid, per_cell, 0.0).sum() / count.clamp(min=1)
+
+
+def quality_focal(logit: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Cross entropy times the squared gap of the probabilities, each cell and class by itself."""
+    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    return entropy * (target - logit.sigmoid()).square()

@@ -1,9 +1,18 @@
 """The multi-camera student, BEVDepth's shape: images, depth, lift-splat, BEV backbone, head."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NegativeInt,
+    Tag,
+    model_validator,
+)
 from torch import Tensor
 
 from frames.boxes import BoxBatch
@@ -12,6 +21,7 @@ from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
 from frames.grid import BEVGrid
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
+from nets.bev_resnet import BEVResNet, BEVResNetConfig
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
@@ -23,6 +33,21 @@ from store.schema import Target
 from student_train.methods.base import StudentMaps
 from student_train.students.base import Student, StudentOutput
 
+HALF = 2  # stride of half resolution
+
+
+def _backbone(values: Any) -> Any:
+    """What the config says it is; SECOND's where it says nothing, as the first runs did."""
+    if isinstance(values, dict):
+        return values.get("kind", "second")
+    return getattr(values, "kind", "second")
+
+
+BackboneConfig = Annotated[
+    Annotated[BEVBackboneConfig, Tag("second")] | Annotated[BEVResNetConfig, Tag("resnet")],
+    Discriminator(_backbone),
+]
+
 
 class CameraStudentConfig(BaseModel):
     """Parts of the network; they must fit together. Defaults are BEVDepth's where it has them.
@@ -33,7 +58,10 @@ class CameraStudentConfig(BaseModel):
         image: Image backbone and neck.
         depth: Depth distribution and context of every image cell.
         z_range: Heights that are lifted, metres.
-        backbone: Low-level to high-level BEV map.
+        past: Earlier key frames it looks at too, counted from the frame: (-2, -4) are 1 and 2 s
+            ago in nuScenes. Their BEV maps are concatenated after the frame's own.
+        past_grad: Whether gradient flows into what is computed of them; BEVDepth has none.
+        backbone: Low-level to high-level BEV map: SECOND's, or with ``kind = "resnet"`` BEVDepth's.
         head: Heatmaps and box codes.
         loss: Weights of the detection loss.
         decode: Maps to detections.
@@ -47,7 +75,9 @@ class CameraStudentConfig(BaseModel):
     image: ImageBackboneConfig = ImageBackboneConfig()
     depth: DepthNetConfig = DepthNetConfig()
     z_range: tuple[float, float] = (-5.0, 3.0)
-    backbone: BEVBackboneConfig = BEVBackboneConfig(in_channels=80)
+    past: tuple[NegativeInt, ...] = ()
+    past_grad: bool = False
+    backbone: BackboneConfig = BEVBackboneConfig(in_channels=80)
     head: CenterHeadConfig = CenterHeadConfig()
     loss: CenterLossConfig = CenterLossConfig()
     decode: CenterDecodeConfig = CenterDecodeConfig()
@@ -58,7 +88,10 @@ class CameraStudentConfig(BaseModel):
         pairs: dict[str, tuple[object, object]] = {
             "depth.in_channels": (self.depth.in_channels, self.image.out_channels),
             "depth.stride": (self.depth.stride, self.image.stride),
-            "backbone.in_channels": (self.backbone.in_channels, self.depth.context_channels),
+            "backbone.in_channels": (
+                self.backbone.in_channels,
+                self.frames * self.depth.context_channels,
+            ),
             "head.in_channels": (self.head.in_channels, self.backbone.out_channels),
             "decode.circle_squared entries": (
                 len(self.decode.circle_squared),
@@ -69,11 +102,24 @@ class CameraStudentConfig(BaseModel):
         return self
 
     @property
+    def frames(self) -> int:
+        """Time steps that it looks at."""
+        return 1 + len(self.past)
+
+    @property
+    def half_stage(self) -> int | None:
+        """Which of the backbone's maps is the first at half resolution, if one is."""
+        strides = self.backbone.total_strides
+        return strides.index(HALF) if HALF in strides else None
+
+    @property
     def channels(self) -> Mapping[Target, int]:
         """Channels of the BEV maps that methods may read."""
+        half = self.half_stage
         return {
             Target.BEV_LOW: self.backbone.in_channels,
             Target.BEV_HIGH: self.backbone.out_channels,
+            **({} if half is None else {Target.STAGE_1: self.backbone.channels[half]}),
         }
 
     @property
@@ -107,17 +153,33 @@ class CameraStudent(Student):
                 z_range=config.z_range,
             )
         )
-        self.backbone = BEVBackbone(config.backbone)
+        self.backbone = (
+            BEVResNet(config.backbone)
+            if isinstance(config.backbone, BEVResNetConfig)
+            else BEVBackbone(config.backbone)
+        )
         self.neck = BEVNeck(config.backbone)
         self.head = CenterHead(config.head)
 
     def forward(self, seen: CameraInput) -> StudentOutput:
         """See :class:`Student`."""
         lifted = self.depth(self.image(seen.images), seen.geometry)
-        low = self.lift(lifted, seen.geometry)
-        high = self.neck(self.backbone(low))
+        steps = [self.lift(lifted, seen.geometry)]
+        with torch.set_grad_enabled(self.config.past_grad and torch.is_grad_enabled()):
+            for past in seen.past:
+                # The depth network is told the key frame's calibration, as BEVDepth does.
+                earlier = self.depth(self.image(past.images), seen.geometry)
+                steps.append(self.lift(earlier, past.geometry))
+        low = torch.cat(steps, dim=1)
+        # BEVDepth leaves half precision before its BEV backbone.
+        with torch.autocast(low.device.type, enabled=False):
+            stages = self.backbone(low)
+            high = self.neck(stages)
+            head = self.head(high)
         features = {Target.BEV_LOW: low, Target.BEV_HIGH: high}
-        return StudentOutput(StudentMaps(features, self.head(high)), lifted.depth_logit)
+        if self.config.half_stage is not None:
+            features[Target.STAGE_1] = stages[self.config.half_stage]
+        return StudentOutput(StudentMaps(features, head), lifted.depth_logit)
 
     def detection_terms(self, output: StudentOutput, boxes: BoxBatch) -> dict[str, Tensor]:
         """See :class:`Student`."""

@@ -11,6 +11,7 @@ from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig
 from student_train.students.camera import CameraStudent, CameraStudentConfig
 from student_train.students.camera_input import CameraReader
+from student_train.students.past_input import PastReader
 from student_train.students.stereo import StereoStudent, StereoStudentConfig
 from student_train.students.stereo_input import StereoReader
 
@@ -71,4 +72,7 @@ def build_reader(
     if isinstance(config, StereoStudentConfig):
         return StereoReader(config.image_size, config.image_scale, with_depth=with_depth)
     assert image_augment is not None, "the run's config asks for it"
-    return CameraReader(cameras, image_augment, config.depth.stride if with_depth else None)
+    stride = config.depth.stride if with_depth else None
+    if config.past:
+        return PastReader(cameras, image_augment, stride, config.past)
+    return CameraReader(cameras, image_augment, stride)

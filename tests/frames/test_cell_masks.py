@@ -1,9 +1,18 @@
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from frames.boxes import Boxes3D
-from frames.cell_masks import CellMask, FootprintMask, RandomMask, foreground_cells
+from frames.boxes import BoxBatch, Boxes3D
+from frames.cell_masks import (
+    CellMask,
+    FootprintMask,
+    RandomMask,
+    coarse_foreground_cells,
+    foreground_cells,
+)
 from frames.grid import BEVGrid
-from frames.heatmap import GaussianMask
+from frames.heatmap import GaussianMask, center_heatmap
 
 GRID = BEVGrid(x_min=0.0, y_min=0.0, cell_size=1.0, shape=(8, 10))
 
@@ -51,3 +60,40 @@ def test_masks_are_united_without_repetition():
     each = [set(foreground_cells(box, GRID, [mask], "a").tolist()) for mask in masks]
     assert together == each[0] | each[1] | each[2]
     assert foreground_cells(box, GRID, [], "a").shape == (0,)
+
+
+def test_coarse_cells_read_a_foreground_cell():
+    """Rows are read at 0, 2 1/3, 4 2/3, 7 of 8, columns at 0, 2.25, 4.5, 6.75, 9 of 10."""
+    small = GaussianMask(min_overlap=0.7, min_radius=0)
+    assert coarse_foreground_cells(boxes((3.2, 2.9, 1, 1, 0)), GRID, [small]).tolist() == [
+        1 * 5 + 1
+    ]
+    # Row 1 lies between those that are read.
+    assert coarse_foreground_cells(boxes((3.2, 1.5, 1, 1, 0)), GRID, [small]).tolist() == []
+    assert coarse_foreground_cells(Boxes3D.empty(), GRID).tolist() == []
+
+
+@given(
+    size=st.sampled_from([(16, 12), (20, 34), (40, 40)]),
+    centres=st.lists(st.tuples(st.floats(-22, 22), st.floats(-22, 22)), min_size=1, max_size=4),
+    length=st.floats(0.3, 60),
+    width=st.floats(0.3, 30),
+)
+def test_coarse_cells_are_the_support_of_the_resized_mask(
+    size: tuple[int, int], centres: list[tuple[float, float]], length: float, width: float
+):
+    """LabelDistill's M1: no cell with a weight is missing, none without one is kept."""
+    grid = BEVGrid(x_min=-size[1] / 2, y_min=-size[0] / 2, cell_size=1.0, shape=size)
+    truth = boxes(*[(x, y, length, width, 0) for x, y in centres])
+    mask = center_heatmap(BoxBatch.pad([truth]), grid, 1).sum(1, keepdim=True)
+    half = (size[0] // 2, size[1] // 2)
+    resized = F.interpolate(mask, half, mode="bilinear", align_corners=True)
+    weighted = resized.flatten().nonzero().squeeze(1)
+    assert coarse_foreground_cells(truth, grid).equal(weighted)
+
+
+def test_a_mask_drawn_on_the_coarser_grid_would_miss_cells_of_a_large_object():
+    grid = BEVGrid(x_min=-20.0, y_min=-20.0, cell_size=1.0, shape=(40, 40))
+    large = boxes((0.5, 0.5, 20, 8, 0))
+    drawn = set(foreground_cells(large, grid.coarser).tolist())
+    assert set(coarse_foreground_cells(large, grid).tolist()) - drawn

@@ -51,11 +51,18 @@ def test_dense_stores_whole_maps_and_still_the_cell_index():
     ]
 
 
-def test_a_whole_map_serves_every_place():
-    needs = [Need(Target.BOX_CODE, places, "float32") for places in (Places.BOXES, Places.MAP)]
+def test_a_whole_map_serves_every_place_but_boxes():
+    """A box's code is that of its class's head, and which head that is the map does not say."""
+    cells, boxes = (Need(Target.BOX_CODE, p, "float32") for p in (Places.CELLS, Places.BOXES))
+    needs = [cells, Need(Target.BOX_CODE, Places.MAP, "float32")]
     specs = plan_arrays(needs, Coverage.FOREGROUND, SHAPES)
-    assert brief(specs) == [("box_code", "map", (60, 6, 8), "float32")]
+    index = ("cells/index", "cells", (), "int32")
+    assert brief(specs) == [("box_code", "map", (60, 6, 8), "float32"), index]
     assert unmet(needs, specs, [CENTER_HEAD]) == []
+    assert unmet([boxes], specs, [CENTER_HEAD]) == ["box_code at boxes"]
+    specs = plan_arrays([*needs, boxes], Coverage.FOREGROUND, SHAPES)
+    assert ("boxes/box_code", "boxes", (10,), "float32") in brief(specs)
+    assert unmet([*needs, boxes], specs, [CENTER_HEAD]) == []
 
 
 def test_decoded_boxes_exist_only_at_boxes():

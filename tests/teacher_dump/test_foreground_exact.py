@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -269,7 +270,10 @@ def test_masked_squares_are_the_same(target: Target, places: Places, boxes: Boxe
     """SimDistill's CMD and LabelDistill's feature terms: 0 wherever the mask is 0."""
     teacher, student = random_maps(seed), random_maps(seed + 1)
     row = cached(Coverage.FOREGROUND, teacher, boxes)
-    mask = center_heatmap(BoxBatch.pad([boxes]), SHAPES.grid_of(target), 3)[0].sum(0)
+    mask = center_heatmap(BoxBatch.pad([boxes]), GRID, 3)[0].sum(0)
+    if places is Places.COARSE_CELLS:
+        size = SHAPES.grid_of(target).shape
+        mask = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=True)[0, 0]
     gap = mask * (student[target][0] - teacher[target][0])
     cells = torch.from_numpy(row.arrays[places.index_array]).long()
     kept = torch.from_numpy(row.arrays[f"{places}/{target}"])

@@ -1,0 +1,285 @@
+"""LabelDistill: a camera student learns from LiDAR features and from embedded labels.
+
+Kim et al., ECCV 2024; its code, commit 274ab26dc1 (specification, parts 2.4 to 2.6). A third of the
+student's BEV channels, through an adaptor, follows a label encoder's features, a third the LiDAR
+teacher's, a third is free; at full resolution before the BEV backbone (level 0), and after the
+backbone's first stage at half resolution (level 1). The student's head follows the teacher's.
+
+Where the released code does otherwise than it means to, both are values of the config:
+
+- Its thirds at level 0 are of the concatenated time steps, most of them without gradient, so that
+  the LiDAR loss never reaches the student there. ``intended`` takes thirds of each time step.
+- Its heatmap target is p of the teacher times the Gaussian, below 1 everywhere, so that the focal
+  loss has no positive cell. ``soft_target`` is the quality focal loss against the same target.
+
+Its teacher's BatchNorm runs in train mode; a cached teacher's does not.
+
+Axes: B batch, K cells (Q at half resolution, P at either; padded), M boxes, C channels.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from frames.anchors import AnchorConfig
+from frames.box_code import CODE_SIZE
+from frames.boxes import BoxBatch
+from frames.heatmap import center_heatmap, inside_gaussians
+from nets.bev_resnet import BasicBlock
+from nets.center_head import codes_at
+from nets.center_loss import (
+    PROBABILITY_CLIP,
+    box_loss,
+    over_peaks,
+    penalty_reduced_focal,
+    task_peaks,
+)
+from runs.errors import ConfigError
+from store.schema import Need, Places, Target
+from student_train.methods.base import (
+    LossTerms,
+    Method,
+    MethodConfig,
+    MethodContext,
+    MethodResult,
+    StudentMaps,
+    TeacherTargets,
+    TermConfig,
+)
+from student_train.methods.imitation import quality_focal, read_at
+
+THIRDS = 3
+LABEL, LIDAR = 0, 1  # the student's first and second third; the last is free
+# The student's map of each level, and the teachers'.
+STUDENT_LEVELS = (Target.BEV_LOW, Target.STAGE_1)
+LIDAR_LEVELS = (Target.STAGE_0, Target.STAGE_1)
+LABEL_LEVELS = (Target.LABEL_0, Target.LABEL_1)
+LEVEL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
+
+Response = Literal["soft_target", "official_dead_positive"]
+
+
+class LabelDistillConfig(MethodConfig):
+    """Switches and weights; the weights are those of the released code.
+
+    Attributes:
+        partition: Thirds of each time step's channels, or of all as they lie.
+        labels: Where label features come from: the cache, or nowhere, which leaves the LiDAR's.
+        lidar_mask: Weight of a cell in the LiDAR's term: the sum of its classes' Gaussians (above 1
+            where they overlap), or 1.
+        label_mask: The same in the label's.
+        response: How the heatmap follows the teacher's.
+        code: Weight of each entry of the box code.
+        lidar: Strength of the LiDAR's features.
+        label: Strength of the labels' features.
+        heatmap: Strength of the response's heatmap part.
+        box: Strength of its box part; 0.25 is the weight in the detection loss.
+    """
+
+    partition: Literal["intended", "official"] = "intended"
+    labels: Literal["cache", "none"] = "cache"
+    lidar_mask: Literal["soft", "binary"] = "soft"
+    label_mask: Literal["soft", "binary"] = "binary"
+    response: Response = "soft_target"
+    code: tuple[NonNegativeFloat, ...] = Field(
+        (1.0,) * CODE_SIZE, min_length=CODE_SIZE, max_length=CODE_SIZE
+    )
+    lidar: TermConfig = TermConfig(weight=0.3)
+    label: TermConfig = TermConfig(weight=0.3)
+    heatmap: TermConfig = TermConfig(weight=1.0)
+    box: TermConfig = TermConfig(weight=0.25)
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """Names of the terms that count; for the others nothing is read, nothing is built."""
+        pulls = {name: getattr(self, name) for name in ("lidar", "label", "heatmap", "box")}
+        if self.labels == "none":
+            del pulls["label"]
+        return frozenset(name for name, term in pulls.items() if term.weight or term.share)
+
+
+class LabelDistill(Method):
+    """Partitioned feature distillation from LiDAR and labels, and response distillation."""
+
+    config_type: ClassVar[type[MethodConfig]] = LabelDistillConfig
+    config: LabelDistillConfig
+
+    def __init__(self, config: LabelDistillConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        terms = config.terms
+        self.frames = context.student_frames if config.partition == "intended" else 1
+        self.lidar_adaptors = self._adaptors(LIDAR_LEVELS) if "lidar" in terms else None
+        self.label_adaptors = self._adaptors(LABEL_LEVELS) if "label" in terms else None
+
+    def _adaptors(self, levels: Sequence[Target]) -> nn.ModuleList:
+        student, teacher = self.context.student_channels, self.context.teacher_channels
+        if missing := [str(level) for level in STUDENT_LEVELS if level not in student]:
+            raise ConfigError(
+                f"labeldistill reads the student's maps {' and '.join(map(str, STUDENT_LEVELS))}; "
+                f"it has no {missing[0]}: give its BEV backbone a stage at half resolution "
+                "(strides of 2 in all), or take xgd or imitation"
+            )
+        low, half = (student[level] for level in STUDENT_LEVELS)
+        widths = (self.frames * (low // self.frames // THIRDS), half // THIRDS)
+        return nn.ModuleList(
+            adaptor(width, teacher[level]) for width, level in zip(widths, levels, strict=True)
+        )
+
+    @classmethod
+    def needs(
+        cls,
+        config: MethodConfig,
+        anchors: AnchorConfig | None,  # noqa: ARG003
+    ) -> frozenset[Need]:
+        """Two levels of LiDAR and of label features, heatmap logits, box codes."""
+        assert isinstance(config, LabelDistillConfig), f"got {type(config).__name__}"
+        reads: dict[str, tuple[tuple[Target, Places], ...]] = {
+            "lidar": tuple(zip(LIDAR_LEVELS, LEVEL_PLACES, strict=True)),
+            "label": tuple(zip(LABEL_LEVELS, LEVEL_PLACES, strict=True)),
+            "heatmap": ((Target.HEATMAP_LOGIT, Places.CELLS),),
+            "box": ((Target.BOX_CODE, Places.BOXES),),
+        }
+        return frozenset(Need(*place) for term in config.terms for place in reads[term])
+
+    def forward(
+        self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
+    ) -> MethodResult:
+        """See :class:`Method`."""
+        terms: LossTerms = {}
+        if self.lidar_adaptors is not None:
+            terms["lidar"] = self.config.lidar.weight * self._features(
+                student, targets, self.lidar_adaptors, LIDAR
+            )
+        if self.label_adaptors is not None:
+            terms["label"] = self.config.label.weight * self._features(
+                student, targets, self.label_adaptors, LABEL
+            )
+        if "heatmap" in self.config.terms:
+            terms["heatmap"] = self.config.heatmap.weight * self._heatmap(student, targets, boxes)
+        if "box" in self.config.terms:
+            terms["box"] = self.config.box.weight * self._box(student, targets, boxes)
+        return MethodResult(terms)
+
+    def _features(
+        self, student: StudentMaps, targets: TeacherTargets, adaptors: nn.ModuleList, third: int
+    ) -> Tensor:
+        assert targets.cell_heatmap is not None, "the loader gives weights to a method with cells"
+        assert targets.coarse_weight is not None, "and at half resolution"
+        low, half = (student.features[level] for level in STUDENT_LEVELS)
+        parts = (channel_third(low, third, self.frames), channel_third(half, third))
+        weights = (targets.cell_heatmap.sum(-1), targets.coarse_weight)
+        names, mask = (
+            (LIDAR_LEVELS, self.config.lidar_mask)
+            if third == LIDAR
+            else (LABEL_LEVELS, self.config.label_mask)
+        )
+        teacher = (targets.at_cells[names[0]], targets.at_coarse_cells[names[1]])
+        losses = []
+        for k, points in enumerate((targets.cells, targets.coarse_cells)):
+            assert points is not None, "the loader gives cells to a method that needs them"
+            own = read_at(adaptors[k](parts[k]), self.context.grid.to_unit(points))
+            weight = (weights[k] > 0).to(weights[k]) if mask == "binary" else weights[k]
+            losses.append(feature_loss(own, teacher[k], weight))
+        return losses[0] + losses[1]
+
+    def _heatmap(self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> Tensor:
+        assert targets.cells is not None, "the loader gives cells to a method that needs them"
+        assert targets.cell_heatmap is not None, "and the heatmap there"
+        grid, head, form = self.context.grid, student.center, self.config.response
+        logit = read_at(head.heatmap_logit, grid.to_unit(targets.cells))
+        teacher = targets.at_cells[Target.HEATMAP_LOGIT]
+        inside = response_at_cells(logit, teacher, targets.cell_heatmap, form)
+        away = response_elsewhere(head.heatmap_logit, ~inside_gaussians(boxes, grid), form)
+        truth = center_heatmap(boxes, grid, len(self.context.classes))
+        return over_peaks(inside + away, task_peaks(truth, head.class_task))
+
+    def _box(self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> Tensor:
+        assert targets.codes is not None, "the loader gives codes to a method that needs them"
+        assert targets.coded is not None, "and whether there is one"
+        head = student.center
+        code = codes_at(head, boxes.labels, self.context.grid.cell_index(boxes.values[..., :2]))
+        return box_loss(
+            code,
+            targets.codes.detach(),
+            head.class_task[boxes.labels],
+            targets.coded & boxes.valid,
+            code.new_tensor(self.config.code),
+        )
+
+
+def adaptor(in_channels: int, out_channels: int) -> nn.Sequential:
+    """From a third of the student's channels to a teacher's map; not needed once trained."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="replicate"),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        BasicBlock(out_channels, out_channels),
+    )
+
+
+def channel_third(
+    features: Float[Tensor, "b c h w"], third: int, frames: int = 1
+) -> Float[Tensor, "b _ h w"]:
+    """One third of the channels, or, of each of several concatenated maps, one third of its own.
+
+    Args:
+        features: Channels of one map after the other.
+        third: 0, 1 or 2; what three does not divide is left over.
+        frames: How many maps; 1 takes contiguous thirds of everything.
+    """
+    batch, _, rows, cols = features.shape
+    each = features.reshape(batch, frames, -1, rows, cols)
+    width = each.shape[2] // THIRDS
+    return each[:, :, third * width : (third + 1) * width].flatten(1, 2)
+
+
+def feature_loss(
+    student: Float[Tensor, "b p c"], teacher: Float[Tensor, "b p c"], weight: Float[Tensor, "b p"]
+) -> Float[Tensor, ""]:
+    """Squared difference, summed over channels, a weighted mean over all cells of the batch.
+
+    Args:
+        student: Adapted student features.
+        teacher: Teacher features, no gradient.
+        weight: Of each cell, 0 on padding; their sum counts as at least 1.
+    """
+    gap = (student - teacher.detach().to(student)).square().sum(-1)
+    return (weight * gap).sum() / weight.sum().clamp(min=1)
+
+
+def response_at_cells(
+    student_logit: Float[Tensor, "b k c"],
+    teacher_logit: Float[Tensor, "b k c"],
+    heatmap: Float[Tensor, "b k c"],
+    form: Response,
+) -> Float[Tensor, " c"]:
+    """The heatmap's response loss inside the Gaussians, each class summed over cells.
+
+    Args:
+        student_logit: Student's class logits at the cells.
+        teacher_logit: Teacher's, no gradient.
+        heatmap: Ground truth's there; cells where it is 0 for all classes do not count.
+        form: Which loss takes the target: teacher probability times heatmap.
+    """
+    prob = teacher_logit.detach().to(student_logit).sigmoid()
+    target = prob.clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP) * heatmap
+    each = _response(student_logit, target, form)
+    return torch.where((heatmap > 0).any(-1, keepdim=True), each, 0.0).sum((0, 1))
+
+
+def response_elsewhere(
+    student_logit: Float[Tensor, "b c h w"], outside: Bool[Tensor, "b h w"], form: Response
+) -> Float[Tensor, " c"]:
+    """The same where the target is 0: it says what ground truth says, and needs no teacher."""
+    each = _response(student_logit, torch.zeros_like(student_logit), form)
+    return torch.where(outside[:, None], each, 0.0).sum((0, 2, 3))
+
+
+def _response(logit: Tensor, target: Tensor, form: Response) -> Tensor:
+    if form == "soft_target":
+        return quality_focal(logit, target)
+    return penalty_reduced_focal(logit, target)
