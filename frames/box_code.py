@@ -4,14 +4,21 @@ Code: [cx - floor(cx), cy - floor(cy), z, ln l, ln w, ln h, sin yaw, cos yaw, vx
 counted in cells from the grid's outer corner, the other lengths in metres.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from frames.augment import BevAugment
 from frames.boxes import SIZE, VELOCITY, YAW
+from frames.detection_classes import DETECTION_CLASSES
+from frames.errors import DataError
 from frames.grid import BEVGrid
 
 CODE_SIZE = 10
+# An IoU-aware head (UniDistill) says last how well it thinks the box fits.
+CODE_SIZES = (CODE_SIZE, CODE_SIZE + 1)
 OFFSET, HEIGHT, LOG_SIZE = slice(0, 2), slice(2, 3), slice(3, 6)
 SIN_COS, CODE_VELOCITY = slice(6, 8), slice(8, 10)
 
@@ -39,6 +46,42 @@ def decode_boxes(
     yaw = torch.atan2(code[..., 6], code[..., 7])
     size = code[..., LOG_SIZE].exp()
     return torch.cat([xy, code[..., HEIGHT], size, yaw[..., None], code[..., CODE_VELOCITY]], -1)
+
+
+def code_size(channels: int) -> int:
+    """Numbers in a code, from the regression channels of all tasks: 60 are 6 x 10, 66 are 6 x 11.
+
+    Every task has a class of its own, so there are ten at most and no number is both.
+
+    Raises:
+        DataError: It is neither.
+    """
+    for size in CODE_SIZES:
+        if channels % size == 0 and 0 < channels // size <= len(DETECTION_CLASSES):
+            return size
+    raise DataError(
+        f"{channels} regression channels; expected {' or '.join(map(str, CODE_SIZES))} for each of "
+        f"up to {len(DETECTION_CLASSES)} tasks: dump a teacher with a centre head"
+    )
+
+
+def move_codes(code: Float[Tensor, "*n _"], augment: BevAugment) -> Float[Tensor, "*n _"]:
+    """Codes of the augmented boxes, each at a cell centred where its own cell's centre has gone.
+
+    All but the size is linear, so a heading that is no unit vector is moved too. Numbers after the
+    tenth stay.
+    """
+    linear, scale = augment.matrix[:, :2].mT.to(code), augment.scale
+    # From the cell's centre, and with the cosine first: as vectors of the plane.
+    offset = (code[..., OFFSET] - 0.5) @ linear + 0.5
+    heading = code[..., SIN_COS].flip(-1) @ linear / scale
+    return torch.cat(
+        [
+            *(offset, code[..., HEIGHT] * scale, code[..., LOG_SIZE] + math.log(scale)),
+            *(heading.flip(-1), code[..., CODE_VELOCITY] @ linear, code[..., CODE_SIZE:]),
+        ],
+        dim=-1,
+    )
 
 
 def _cell_corner(cell_index: Int64[Tensor, "*n"], grid: BEVGrid) -> Int64[Tensor, "*n 2"]:

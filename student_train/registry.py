@@ -9,6 +9,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
     "center": {
         "imitation": "student_train.methods.imitation:Imitation",
         "xgd": "student_train.methods.xgd:Xgd",
+        "unidistill": "student_train.methods.unidistill:UniDistill",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",

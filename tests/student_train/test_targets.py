@@ -12,7 +12,7 @@ from torch import Tensor
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
-from frames.heatmap import center_heatmap
+from frames.heatmap import CENTER_HEAD, center_heatmap
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.imitation import read_at
@@ -108,7 +108,7 @@ def test_weights_are_the_ground_truths_heatmap():
     gt = some_boxes(3)
     found = given_targets(gt, BevAugment.compose(flip_x=True))
     heatmap = center_heatmap(BoxBatch.pad([gt]), GRID, 10)[0].amax(0).flatten()
-    weight = tensor(found.cell_weight)
+    weight = found.cell_weight[CENTER_HEAD]
     assert weight.equal(heatmap[foreground_cells(gt, GRID)])
     assert (weight > 0).all()
     assert (weight == 1).sum() == 3
@@ -117,7 +117,7 @@ def test_weights_are_the_ground_truths_heatmap():
 def test_cells_that_leave_the_grid_weigh_nothing():
     corner = Boxes3D(torch.tensor([[7.5, 7.5, 0, 1, 1, 1, 0, 0, 0]]), torch.tensor([0]))
     found = given_targets(corner, BevAugment.compose(scale=1.1))
-    xy, weight = tensor(found.cells), tensor(found.cell_weight)
+    xy, weight = tensor(found.cells), found.cell_weight[CENTER_HEAD]
     # Rows and columns 13, 14, 15 are centred at 5.5, 6.5, 7.5 m; the last goes to 8.25 m, off.
     assert len(xy) == 9
     assert ((weight > 0) == (xy < 8).all(1)).all()
@@ -157,7 +157,7 @@ def test_padding_says_nothing():
         assert not tensor(batch.answered)[b, own:].any()
         own = len(tensor(single.cells))
         assert cells[b, :own].equal(tensor(single.cells))
-        assert not tensor(batch.cell_weight)[b, own:].any()
+        assert not batch.cell_weight[CENTER_HEAD][b, own:].any()
         assert not batch.at_cells[Target.BEV_HIGH][b, own:].any()
 
 
