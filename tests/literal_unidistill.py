@@ -1,7 +1,7 @@
 """UniDistill's losses as the specification states them (part 1.3), in slow loops on whole maps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +88,8 @@ class Form:
     clamp: float = 1e-4
     transposed: bool = False
     padding: bool = False
+    # What becomes of what the teacher says at a place, before it is compared.
+    kept: Callable[[Tensor], Tensor] = lambda value: value
 
 
 def literal(
@@ -128,21 +130,21 @@ def of_a_box(student: Maps, teacher: Maps, box: Tensor, grid: BEVGrid, form: For
     }
     for own, other in zip(*samples[Target.BEV_LOW], strict=True):
         for c in range(len(own)):
-            feature = feature + (own[c] - other[c]).abs() / (9 * len(own))
+            feature = feature + (own[c] - form.kept(other[c])).abs() / (9 * len(own))
     own_cosines, other_cosines = (cosines(vectors) for vectors in samples[Target.BEV_HIGH])
     for i in range(9):
         for j in range(9):
-            relation = relation + (own_cosines[i][j] - other_cosines[i][j]).abs() / 81
+            relation = relation + (own_cosines[i][j] - form.kept(other_cosines[i][j])).abs() / 81
     return torch.stack([feature, relation])
 
 
 def of_a_cell(student: Maps, teacher: Maps, row: int, col: int, form: Form) -> Tensor:
     """Difference of the likeliest classes, mean difference of the regression channels."""
     own = student[Target.HEATMAP_LOGIT][:, row, col].sigmoid().clamp(1e-4, 1 - 1e-4)
-    other = (teacher[Target.HEATMAP_LOGIT][:, row, col] / form.temperature).sigmoid()
-    other = other.clamp(form.clamp, 1 - form.clamp)
+    other = form.kept(teacher[Target.HEATMAP_LOGIT][:, row, col])
+    other = (other / form.temperature).sigmoid().clamp(form.clamp, 1 - form.clamp)
     own_code, other_code = (m[Target.BOX_CODE][:, row, col] for m in (student, teacher))
     gap = torch.zeros(())
     for c in range(len(own_code)):
-        gap = gap + (own_code[c] - other_code[c]).abs() / len(own_code)
+        gap = gap + (own_code[c] - form.kept(other_code[c])).abs() / len(own_code)
     return torch.stack([(own.max() - other.max()).abs(), gap])

@@ -52,18 +52,21 @@ def some_maps(seed: int, batch: int) -> StudentMaps:
 
 
 def targets_of(
-    maps: StudentMaps, frames: list[Boxes3D], masks: tuple[CellMask, ...] = (CENTER_HEAD,)
+    maps: StudentMaps,
+    frames: list[Boxes3D],
+    masks: tuple[CellMask, ...] = (CENTER_HEAD,),
+    grid: BEVGrid = GRID,
 ) -> TeacherTargets:
     """What a cache holds if these maps are the teacher's: a slow, frame by frame reading."""
     boxes = BoxBatch.pad(frames)
-    index = [foreground_cells(frame, GRID, masks) for frame in frames]
+    index = [foreground_cells(frame, grid, masks) for frame in frames]
     width = max(1, *(len(cells) for cells in index))
     cells = torch.zeros(len(frames), width, 2)
     weight = {mask: torch.zeros(len(frames), width) for mask in masks}
     weights = {
-        mask: center_heatmap(boxes, GRID, 10, mask).amax(1).flatten(1)
+        mask: center_heatmap(boxes, grid, 10, mask).amax(1).flatten(1)
         if isinstance(mask, GaussianMask)
-        else at_origin(torch.arange(GRID.num_cells), GRID).float().expand(len(frames), -1)
+        else at_origin(torch.arange(grid.num_cells), grid).float().expand(len(frames), -1)
         for mask in masks
     }
     maps_of = {
@@ -73,16 +76,16 @@ def targets_of(
     }
     at_cells = {t: torch.zeros(len(frames), width, m.shape[1]) for t, m in maps_of.items()}
     for b, own in enumerate(index):
-        cells[b, : len(own)] = GRID.cell_centres(own)
+        cells[b, : len(own)] = grid.cell_centres(own)
         for mask in masks:
             weight[mask][b, : len(own)] = weights[mask][b, own]
         for target, values in maps_of.items():
             for k, cell in enumerate(own):
-                at_cells[target][b, k] = values[b, :, cell // 16, cell % 16]
-    cell = GRID.cell_index(boxes.values[..., :2])
-    at_points = {t: at_box_points(m, boxes.values, GRID) for t, m in maps.features.items()}
+                at_cells[target][b, k] = values[b, :, cell // grid.shape[1], cell % grid.shape[1]]
+    cell = grid.cell_index(boxes.values[..., :2])
+    at_points = {t: at_box_points(m, boxes.values, grid) for t, m in maps.features.items()}
     return TeacherTargets(
-        boxes=decode_boxes(codes_at(maps.center, boxes.labels, cell), cell, GRID),
+        boxes=decode_boxes(codes_at(maps.center, boxes.labels, cell), cell, grid),
         scores=boxes.valid.float(),
         answered=boxes.valid,
         cells=cells,

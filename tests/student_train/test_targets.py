@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
-from frames.cell_masks import foreground_cells
-from frames.heatmap import CENTER_HEAD, center_heatmap
+from frames.cell_masks import FootprintMask, OriginMask, foreground_cells
+from frames.heatmap import CENTER_HEAD, UNIDISTILL, center_heatmap
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.imitation import read_at
@@ -112,6 +112,22 @@ def test_weights_are_the_ground_truths_heatmap():
     assert weight.equal(heatmap[foreground_cells(gt, GRID)])
     assert (weight > 0).all()
     assert (weight == 1).sum() == 3
+
+
+def test_each_mask_has_its_own_weights():
+    """At the same cells; those of another mask weigh nothing, nor do any without a Gaussian."""
+    gt = some_boxes(3)
+    masks = (CENTER_HEAD, UNIDISTILL, OriginMask(), FootprintMask())
+    needs = [Need(Target.BEV_HIGH, Places.CELLS, mask=mask) for mask in masks]
+    found = frame_targets(row_of(gt), needs, GRID, BevAugment.identity())
+    cells = foreground_cells(gt, GRID)
+    assert found.cell_weight.keys() == {CENTER_HEAD, UNIDISTILL, OriginMask()}
+    for mask in (CENTER_HEAD, UNIDISTILL):
+        heatmap = center_heatmap(BoxBatch.pad([gt]), GRID, 10, mask)[0].amax(0).flatten()
+        assert found.cell_weight[mask].equal(heatmap[cells])
+    assert (found.cell_weight[UNIDISTILL] > 0).sum() == 3
+    origin = found.cell_weight[OriginMask()]
+    assert cells[origin > 0].tolist() == [cell for cell in cells.tolist() if cell == 8 * 16 + 8]
 
 
 def test_cells_that_leave_the_grid_weigh_nothing():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from frames.augment import BevAugment
+from frames.box_code import move_codes
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import FootprintMask, foreground_cells
 from frames.detections import Detections
@@ -165,15 +166,21 @@ def ground_truths(draw: st.DrawFn) -> Boxes3D:
     return Boxes3D(torch.tensor(rows).reshape(-1, 9).float(), torch.tensor(labels).long())
 
 
-def unidistill(maps: dict[Target, Tensor], row: CachedRow, boxes: Boxes3D) -> list[float]:
+def unidistill(
+    maps: dict[Target, Tensor],
+    row: CachedRow,
+    boxes: Boxes3D,
+    augment: BevAugment | None = None,
+    temperature: float = 2.0,
+) -> list[float]:
     """The method's terms of a student with these maps: feature, relation, class, regression."""
     once = TermConfig()
-    config = UniDistillConfig(feature=once, relation=once, response=once)
+    config = UniDistillConfig(feature=once, relation=once, response=once, temperature=temperature)
     channels = {t: CHANNELS[t] for t in (Target.BEV_LOW, Target.BEV_HIGH)}
     method = UniDistill(config, MethodContext(GRID, ("a", "b", "c"), channels, channels))
     code = maps[Target.BOX_CODE].view(1, 2, 10, *GRID.shape)
     head = CenterMaps(maps[Target.HEATMAP_LOGIT], code, torch.tensor([0, 0, 1]))
-    targets = pad_targets([frame_targets(row, NEEDS[:4], GRID, BevAugment.identity())])
+    targets = pad_targets([frame_targets(row, NEEDS[:4], GRID, augment or BevAugment.identity())])
     result = method(
         StudentMaps({t: maps[t] for t in channels}, head), targets, BoxBatch.pad([boxes])
     )
@@ -190,6 +197,23 @@ def test_unidistills_four_terms_are_the_same(boxes: Boxes3D, seed: int):
     assert unidistill(student, row, boxes) == pytest.approx(
         [float(term) for term in expected], rel=1e-5, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(("flip_x", "flip_y"), [(True, False), (False, True), (True, True)])
+def test_a_mirrored_student_of_a_carried_row_has_no_loss(flip_x: bool, flip_y: bool):
+    """Points, relation, cells and codes all go where the student's mirrored maps have them."""
+    boxes = Boxes3D(
+        torch.tensor([[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 4.4, 0, 3, 1, 2, 2, 1, 0]]),
+        torch.tensor([0, 2]),
+    )
+    maps, augment = random_maps(1), BevAugment.compose(flip_x=flip_x, flip_y=flip_y)
+    axes = [axis for axis, flipped in ((3, flip_x), (2, flip_y)) if flipped]
+    mirrored = {target: values.flip(axes) for target, values in maps.items()}
+    codes = mirrored[Target.BOX_CODE].view(1, 2, 10, *GRID.shape).movedim(2, -1)
+    mirrored[Target.BOX_CODE] = move_codes(codes, augment).movedim(-1, 2).flatten(1, 2)
+    row, there = cached(Coverage.FOREGROUND, maps, boxes), augment.boxes3d(boxes)
+    assert max(unidistill(mirrored, row, there, augment, temperature=1.0)) < 1e-5
+    assert min(unidistill(maps, row, there, augment, temperature=1.0)) > 0.05
 
 
 @pytest.mark.parametrize(
