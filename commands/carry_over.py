@@ -9,10 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from frames.augment import BevAugment
+from frames.box_code import (
+    CODE_SIZE,
+    CODE_VELOCITY,
+    HEIGHT,
+    LOG_SIZE,
+    OFFSET,
+    SIN_COS,
+    code_size,
+)
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
 from frames.cell_masks import AnchorMask, anchors_of
 from frames.frame import Frame
@@ -28,6 +37,14 @@ from teacher_dump.teacher_rows import teacher_rows
 
 # What is carried and what the teacher says, at the same places: (places, numbers) each.
 Pairs = dict[str, tuple[Tensor, Tensor]]
+_CODE_PARTS = {
+    "offset": OFFSET,
+    "height": HEIGHT,
+    "log_size": LOG_SIZE,
+    "heading": SIN_COS,
+    "velocity": CODE_VELOCITY,
+    "iou": slice(CODE_SIZE, None),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +52,9 @@ class CarryError:
     """How far one carried target is from the teacher's own, on average over augmented frames.
 
     Attributes:
-        target: A map at the foreground cells or at the boxes' points, or a part of the boxes:
-            ``boxes/centre`` is the offset from the true centre, ``boxes/heading`` the unit vector
-            of the yaw.
+        target: A map at the foreground cells or at the boxes' points, or a part of the box codes
+            there or of the boxes: ``boxes/centre`` is the offset from the true centre,
+            ``boxes/heading`` the unit vector of the yaw.
         frames: Augmented frames that have a place.
         relative_l2: ``|carried - own| / |own|`` over all places of a frame.
         cosine: Between the two, over all places of a frame.
@@ -95,7 +112,8 @@ def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) ->
         points = grid.to_unit(carried.cells)[None]
         for target, values in carried.at_cells.items():
             at_same = read_at(torch.from_numpy(now.arrays[str(target)])[None], points)[0]
-            pairs[str(target)] = (values[on_grid].float(), at_same[on_grid])
+            pair = values[on_grid].float(), at_same[on_grid]
+            pairs |= _code_pairs(*pair) if target is Target.BOX_CODE else {str(target): pair}
     pairs |= {
         array_name(target, Places.POINTS): (values.float(), own.at_points[target].float())
         for target, values in carried.at_points.items()
@@ -121,6 +139,14 @@ def _held(cache: Cache) -> list[Need]:
         if whole or array_name(target, Places.CELLS) in held:
             needs.append(Need(target, Places.CELLS))
     return needs
+
+
+def _code_pairs(carried: Float[Tensor, "k c"], own: Float[Tensor, "k c"]) -> Pairs:
+    """Parts of all tasks' box codes."""
+    size = code_size(own.shape[1])
+    a, b = (code.reshape(-1, size) for code in (carried, own))
+    parts = {f"{Target.BOX_CODE}/{n}": (a[:, at], b[:, at]) for n, at in _CODE_PARTS.items()}
+    return {name: pair for name, pair in parts.items() if pair[0].shape[1]}
 
 
 def _anchor_pairs(

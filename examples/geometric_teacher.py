@@ -1,6 +1,6 @@
 """Bring your own teacher: one that has learned nothing and measures LiDAR points.
 
-    python cli.py dump-teacher configs/demo_student.toml --out store \
+    python cli.py dump-teacher configs/demo_student.toml --out store --methods xgd,imitation \
         --teacher examples.geometric_teacher:factory
 
 At a place it takes the points within ``REACH`` of it and above the ground: their mean is the box's

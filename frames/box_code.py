@@ -12,9 +12,13 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import SIZE, VELOCITY, YAW
+from frames.detection_classes import DETECTION_CLASSES
+from frames.errors import DataError
 from frames.grid import BEVGrid
 
 CODE_SIZE = 10
+# An IoU-aware head (UniDistill) says last how well it thinks the box fits.
+CODE_SIZES = (CODE_SIZE, CODE_SIZE + 1)
 OFFSET, HEIGHT, LOG_SIZE = slice(0, 2), slice(2, 3), slice(3, 6)
 SIN_COS, CODE_VELOCITY = slice(6, 8), slice(8, 10)
 
@@ -42,6 +46,23 @@ def decode_boxes(
     yaw = torch.atan2(code[..., 6], code[..., 7])
     size = code[..., LOG_SIZE].exp()
     return torch.cat([xy, code[..., HEIGHT], size, yaw[..., None], code[..., CODE_VELOCITY]], -1)
+
+
+def code_size(channels: int) -> int:
+    """Numbers in a code, from the regression channels of all tasks: 60 are 6 x 10, 66 are 6 x 11.
+
+    Every task has a class of its own, so there are ten at most and no number is both.
+
+    Raises:
+        DataError: It is neither.
+    """
+    for size in CODE_SIZES:
+        if channels % size == 0 and 0 < channels // size <= len(DETECTION_CLASSES):
+            return size
+    raise DataError(
+        f"{channels} regression channels; expected {' or '.join(map(str, CODE_SIZES))} for each of "
+        f"up to {len(DETECTION_CLASSES)} tasks: dump a teacher with a centre head"
+    )
 
 
 def move_codes(code: Float[Tensor, "*n _"], augment: BevAugment) -> Float[Tensor, "*n _"]:

@@ -59,7 +59,19 @@ class AnchorMask(BaseModel):
     anchors: AnchorConfig
 
 
-AnyMask = GaussianMask | FootprintMask | RandomMask | AnchorMask
+class OriginMask(BaseModel):
+    """The cell of the ego frame's origin: where the padding of released UniDistill lies.
+
+    Attributes:
+        kind: Tells masks apart in JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["origin"] = "origin"
+
+
+AnyMask = GaussianMask | FootprintMask | RandomMask | AnchorMask | OriginMask
 CellMask = Annotated[AnyMask, Field(discriminator="kind")]
 
 
@@ -116,11 +128,19 @@ def _in_any(
     return inside
 
 
+def at_origin(index: Int64[Tensor, " k"], grid: BEVGrid) -> Bool[Tensor, " k"]:
+    """Which of the cells holds the ego frame's origin: none where that is off the grid."""
+    origin = torch.zeros(2)
+    return (index == grid.cell_index(origin)) & grid.contains(origin)
+
+
 def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:
     if isinstance(mask, GaussianMask):
         return inside_gaussians(BoxBatch.pad([boxes]), grid, mask)[0].flatten()
     if isinstance(mask, FootprintMask):
         return _footprint(boxes, grid, mask.margin)
+    if isinstance(mask, OriginMask):
+        return at_origin(torch.arange(grid.num_cells), grid)
     if isinstance(mask, AnchorMask):
         index, _ = positive_anchors(mask.anchors, boxes)
         positive = torch.zeros(grid.num_cells, dtype=torch.bool)

@@ -35,6 +35,8 @@ class GaussianMask(BaseModel):
 
 
 CENTER_HEAD = GaussianMask()
+# CVPR2023-UniDistill, the mask of its response loss: small boxes have their own cell alone.
+UNIDISTILL = GaussianMask(min_overlap=0.7, min_radius=0)
 
 
 def gaussian_radius(

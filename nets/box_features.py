@@ -15,17 +15,26 @@ _PAIR_OF = torch.zeros(NUM_POINTS, NUM_POINTS, dtype=torch.int64)
 _PAIR_OF[PAIRS[0], PAIRS[1]] = _PAIR_OF[PAIRS[1], PAIRS[0]] = torch.arange(PAIRS.shape[1])
 # Which pair of points becomes each pair of the mirror image.
 MIRRORED_PAIRS = _PAIR_OF[MIRRORED[PAIRS[0]], MIRRORED[PAIRS[1]]]
+# Share of each pair in a mean over the whole matrix, where all but the diagonal stand twice.
+PAIR_SHARE = torch.where(PAIRS[0] == PAIRS[1], 1.0, 2.0) / NUM_POINTS**2
 
 
 def at_box_points(
-    maps: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b m 9"], grid: BEVGrid
+    maps: Float[Tensor, "b c h w"],
+    boxes: Float[Tensor, "b m 9"],
+    grid: BEVGrid,
+    *,
+    transposed: bool = False,
 ) -> Float[Tensor, "b m 9 c"]:
     """Bilinear samples of the maps at each box's nine points; zeros outside the map.
 
     Half a cell outside the outermost cell centres a sample fades to zero, on both sides of a
-    distillation alike.
+    distillation alike. ``transposed`` reads x as y and y as x, as released UniDistill does
+    (its issue 7).
     """
     points = grid.to_unit(box_points(boxes)).flatten(1, 2)
+    if transposed:
+        points = points.flip(-1)
     sampled = F.grid_sample(
         maps.float(), points[:, None], padding_mode="zeros", align_corners=False
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from frames.anchors import AnchorConfig
 from frames.cell_masks import AnchorMask, FootprintMask, RandomMask
 from frames.grid import BEVGrid
-from frames.heatmap import GaussianMask
+from frames.heatmap import CENTER_HEAD, UNIDISTILL
 from store.choices import Coverage
 from store.plan import EstimateRow, TeacherShapes, estimate, plan_arrays
 from store.schema import ITEM_BYTES, Need, Places, Target
@@ -59,8 +59,6 @@ class PaperScale:
         return sum(self.dense[t] * cells[t] for t in self.dense) * ITEM_BYTES[dtype]
 
 
-_CENTER_HEAD_CELLS = GaussianMask()
-
 PAPERS = (
     PaperScale(
         method="StereoDistill",
@@ -97,10 +95,8 @@ PAPERS = (
         needs=(
             Need(Target.BEV_LOW, Places.POINTS),
             Need(Target.RELATION, Places.BOXES),
-            Need(
-                Target.HEATMAP_LOGIT, Places.CELLS, mask=GaussianMask(min_overlap=0.7, min_radius=0)
-            ),
-            Need(Target.BOX_CODE, Places.CELLS, mask=GaussianMask(min_overlap=0.7, min_radius=0)),
+            Need(Target.HEATMAP_LOGIT, Places.CELLS, mask=UNIDISTILL),
+            Need(Target.BOX_CODE, Places.CELLS, mask=UNIDISTILL),
         ),
         # 30 boxes (assumed), 6 cells a box.
         per_frame={Places.BOXES: 30, Places.CELLS: 180},
@@ -125,7 +121,7 @@ PAPERS = (
         ),
         needs=(
             Need(Target.BEV_CAMERA, Places.MAP),
-            Need(Target.BEV_LIDAR, Places.CELLS, mask=_CENTER_HEAD_CELLS),
+            Need(Target.BEV_LIDAR, Places.CELLS, mask=CENTER_HEAD),
             Need(Target.BEV_LOW, Places.MAP),
             Need(Target.HEATMAP_LOGIT, Places.MAP),
             Need(Target.BOX_CODE, Places.BOXES),
@@ -146,7 +142,7 @@ PAPERS = (
         frames=NUSCENES_TRAIN_FRAMES,
         shapes=TeacherShapes(bev_low=256, bev_high=256, classes=10, tasks=6, grid=_NUSCENES_128),
         needs=(
-            Need(Target.BEV_HIGH, Places.CELLS, mask=_CENTER_HEAD_CELLS),
+            Need(Target.BEV_HIGH, Places.CELLS, mask=CENTER_HEAD),
             Need(Target.BEV_HIGH, Places.CELLS, mask=RandomMask(count=512)),
             Need(Target.DETECTIONS, Places.DETECTIONS),
         ),
@@ -172,11 +168,11 @@ PAPERS = (
             },
         ),
         needs=(
-            Need(Target.STAGE_0, Places.CELLS, mask=_CENTER_HEAD_CELLS),
-            Need(Target.STAGE_1, Places.COARSE_CELLS, mask=_CENTER_HEAD_CELLS),
-            Need(Target.LABEL_0, Places.CELLS, mask=_CENTER_HEAD_CELLS),
-            Need(Target.LABEL_1, Places.COARSE_CELLS, mask=_CENTER_HEAD_CELLS),
-            Need(Target.HEATMAP_LOGIT, Places.CELLS, mask=_CENTER_HEAD_CELLS),
+            Need(Target.STAGE_0, Places.CELLS, mask=CENTER_HEAD),
+            Need(Target.STAGE_1, Places.COARSE_CELLS, mask=CENTER_HEAD),
+            Need(Target.LABEL_0, Places.CELLS, mask=CENTER_HEAD),
+            Need(Target.LABEL_1, Places.COARSE_CELLS, mask=CENTER_HEAD),
+            Need(Target.HEATMAP_LOGIT, Places.CELLS, mask=CENTER_HEAD),
             Need(Target.BOX_CODE, Places.BOXES),
         ),
         # 35 objects cover 760 cells, 263 at half resolution.

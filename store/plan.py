@@ -30,7 +30,8 @@ FLOAT16_ERROR = Encoding.FLOAT16.max_error
 # Upper triangle of the nine points' cosine matrix, diagonal included.
 RELATION_SIZE = NUM_POINTS * (NUM_POINTS + 1) // 2
 
-_Part = tuple[str, tuple[int, ...], DTypeName]
+# Name, shape and number type; None: the one its need asks for.
+_Part = tuple[str, tuple[int, ...], DTypeName | None]
 _BOX: tuple[_Part, ...] = (
     ("centre", (3,), "float32"),
     ("size", (3,), "float32"),
@@ -54,8 +55,7 @@ _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
         Places.DETECTIONS,
         (*_BOX, ("object", (), "int32"), ("iou", (), "float32"), ("quality", (), "float32")),
     ),
-    # A hundred numbers a box are not worth rounding: cosines differ in their last digits.
-    Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), "float32"),)),
+    Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), None),)),
 }
 # One of the detections' arrays is as wide as there are classes.
 PROBABILITY = f"{Places.DETECTIONS}/probability"
@@ -219,8 +219,8 @@ def _arrays_of(
                 name=f"{places}/{part}",
                 places=places,
                 shape=shape,
-                dtype=kind,
-                max_error=FLOAT16_ERROR if kind == "float16" else 0.0,
+                dtype=kind or dtype,
+                max_error=FLOAT16_ERROR if (kind or dtype) == "float16" else 0.0,
             )
             for part, shape, kind in parts
         ]

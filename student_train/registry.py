@@ -10,6 +10,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
         "imitation": "student_train.methods.imitation:Imitation",
         "xgd": "student_train.methods.xgd:Xgd",
         "labeldistill": "student_train.methods.labeldistill:LabelDistill",
+        "unidistill": "student_train.methods.unidistill:UniDistill",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",

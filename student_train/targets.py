@@ -1,9 +1,9 @@
 """From cached rows to the teacher targets of a batch, carried into the student's frame.
 
-Canonical targets are those of unaugmented frames. Boxes move by the transform, cells move as
-points, so flips, turns and scales of the BEV frame need no warped maps: the student's own map is
-read where the teacher's cell has gone. The nine points of a box go by index. Targets of stored
-views are in their student's frame already (carried by the identity, they stay as they are).
+Canonical targets are those of unaugmented frames. Boxes and box codes move by the transform, cells
+move as points, so flips, turns and scales of the BEV frame need no warped maps: the student's own
+map is read where the teacher's cell has gone. The nine points of a box go by index. Targets of
+stored views are in their student's frame already (carried by the identity, they stay as they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from frames.anchors import BOX_CODE
 from frames.augment import BevAugment
-from frames.box_code import OFFSET, move_codes
+from frames.box_code import OFFSET, code_size, move_codes
 from frames.box_points import MIRRORED
-from frames.boxes import YAW, BoxBatch
-from frames.cell_masks import anchors_of
+from frames.boxes import YAW, BoxBatch, Boxes3D
+from frames.cell_masks import CellMask, OriginMask, anchors_of, at_origin
 from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.grid import BEVGrid
-from frames.heatmap import GaussianMask, center_heatmap, halved
+from frames.heatmap import CENTER_HEAD, GaussianMask, center_heatmap, halved
 from nets.anchor_loss import directed, direction
 from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
@@ -44,7 +44,7 @@ class FrameTargets:
     answered: Bool[Tensor, " m"] | None = None
     cells: Float32[Tensor, "k 2"] | None = None
     cell_valid: Bool[Tensor, " k"] | None = None
-    cell_weight: Float32[Tensor, " k"] | None = None
+    cell_weight: Mapping[CellMask, Float32[Tensor, " k"]] = field(default_factory=dict)
     cell_heatmap: Float32[Tensor, "k classes"] | None = None
     at_cells: Mapping[Target, Tensor] = field(default_factory=dict)
     coarse_cells: Float32[Tensor, "q 2"] | None = None
@@ -53,7 +53,7 @@ class FrameTargets:
     codes: Float32[Tensor, "m _"] | None = None
     coded: Bool[Tensor, " m"] | None = None
     at_points: Mapping[Target, Tensor] = field(default_factory=dict)
-    relation: Float32[Tensor, "m 45"] | None = None
+    relation: Float[Tensor, "m 45"] | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
     maps: Mapping[Target, Tensor] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ def frame_targets(
     row: CachedRow, needs: Collection[Need], grid: BEVGrid, augment: BevAugment
 ) -> FrameTargets:
     """What the needs read of one cached row, carried by the augmentation from the row's frame."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)
     if any((need.target, need.places) == (Target.BOX_CODE, Places.BOXES) for need in needs):
@@ -73,10 +73,11 @@ def frame_targets(
         index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
         xy = augment.xy(grid.cell_centres(index))
         found["cells"], found["cell_valid"] = xy, grid.contains(xy)
-        if any(isinstance(need.mask, GaussianMask) for need in at_cells):
+        weights = _weights({need.mask for need in at_cells}, row.gt, grid, index)
+        found["cell_weight"] = {m: weight * found["cell_valid"] for m, weight in weights.items()}
+        if any(need.mask == CENTER_HEAD for need in at_cells):
             heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
             found["cell_heatmap"] = (heatmap[0].flatten(1)[:, index] * found["cell_valid"]).T
-            found["cell_weight"] = found["cell_heatmap"].amax(1)
     if at_coarse:
         found |= _coarse_cells(row, grid, augment)
     if any(need.target is Target.RELATION for need in needs):
@@ -85,9 +86,12 @@ def frame_targets(
     at_points = {need.target for need in needs if need.places is Places.POINTS}
     return FrameTargets(
         **found,
-        at_cells={t: _at_cells(row, t) for t in sorted({need.target for need in at_cells})},
+        at_cells={
+            t: _at_cells(row, t, augment) for t in sorted({need.target for need in at_cells})
+        },
         at_coarse_cells={
-            need.target: _at_cells(row, need.target, Places.COARSE_CELLS) for need in at_coarse
+            need.target: _at_cells(row, need.target, augment, Places.COARSE_CELLS)
+            for need in at_coarse
         },
         at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
         anchors=_at_anchors(row, needs, augment),
@@ -123,7 +127,7 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
         answered=pad([frame.answered for frame in frames]),
         cells=pad([frame.cells for frame in frames]),
         cell_valid=pad([frame.cell_valid for frame in frames]),
-        cell_weight=pad([frame.cell_weight for frame in frames]),
+        cell_weight=pad_each("cell_weight"),
         cell_heatmap=pad([frame.cell_heatmap for frame in frames]),
         at_cells=pad_each("at_cells"),
         coarse_cells=pad([frame.coarse_cells for frame in frames]),
@@ -171,14 +175,37 @@ def _coarse_cells(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[st
     return {"coarse_cells": xy, "coarse_weight": weight * grid.contains(xy)}
 
 
-def _at_cells(row: CachedRow, target: Target, places: Places = Places.CELLS) -> Tensor:
+def _weights(
+    masks: Collection[CellMask], truth: Boxes3D, grid: BEVGrid, index: Int64[Tensor, " k"]
+) -> dict[CellMask, Tensor]:
+    """What each mask that has weights gives the cells."""
+    weights: dict[CellMask, Tensor] = {}
+    for mask in masks:
+        if isinstance(mask, GaussianMask):
+            classes = int(truth.labels.max()) + 1 if len(truth) else 1
+            heatmap = center_heatmap(BoxBatch.pad([truth]), grid, classes, mask)
+            weights[mask] = heatmap[0].amax(0).flatten()[index]
+        elif isinstance(mask, OriginMask):
+            weights[mask] = at_origin(index, grid).float()
+    return weights
+
+
+def _at_cells(
+    row: CachedRow, target: Target, augment: BevAugment, places: Places = Places.CELLS
+) -> Tensor:
     """The target's values (k, channels) at the row's cells, whichever coverage it has."""
-    at_cells = row.arrays.get(array_name(target, places))
-    if at_cells is not None:
-        return torch.from_numpy(at_cells)
-    values = torch.from_numpy(row.arrays[str(target)])
-    index = torch.from_numpy(row.arrays[places.index_array]).long()
-    return values.flatten(1)[:, index].T.contiguous()
+    held = row.arrays.get(array_name(target, places))
+    if held is None:
+        whole = torch.from_numpy(row.arrays[str(target)])
+        index = torch.from_numpy(row.arrays[places.index_array]).long()
+        values = whole.flatten(1)[:, index].T.contiguous()
+    else:
+        values = torch.from_numpy(held)
+    if target is not Target.BOX_CODE or augment.is_identity:
+        return values
+    size = code_size(values.shape[1])
+    codes = values.float().view(len(values), values.shape[1] // size, size)
+    return move_codes(codes, augment).flatten(1)
 
 
 def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) -> dict[str, Tensor]:

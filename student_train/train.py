@@ -119,6 +119,7 @@ def train_student(
     Raises:
         CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
         DataError: A frame lacks a camera, or a frame is not in the cache.
+        ConfigError: A method cannot compare this student with this teacher.
 
     Returns:
         The checkpoint's path.
@@ -140,9 +141,9 @@ def train_student(
             needs=needs,
         )
         require_views(cache, run.bev_augment)
-    claim_folder(out_dir, config | read, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
+    claim_folder(out_dir, config | read, resume=resume)
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)

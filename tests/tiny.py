@@ -109,7 +109,9 @@ head_channels = 8
 {TASKS}
 [student.decode]
 {DECODE}
-{fit_table(steps)}"""
+{fit_table(steps)}[methods.unidistill]
+adapters = "conv1x1"
+"""
     )
     return path
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
+from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
@@ -142,9 +143,9 @@ class TeacherTargets:
         cells: Centres (x, y) of the teacher's foreground cells, metres; they are points, so they
             need not be cell centres of the augmented frame.
         cell_valid: False on padding and off the grid.
-        cell_weight: Ground truth's heatmap (largest class) there, if a Gaussian mask is read; 0
-            where not valid.
-        cell_heatmap: The same of each class.
+        cell_weight: For each Gaussian mask that is read, ground truth's heatmap (largest class)
+            there; 1 at the cell of an origin mask. 0 where not valid.
+        cell_heatmap: The centre head's own heatmap of each class there, if its mask is read.
         at_cells: The teacher's features and heatmap logits at the cells, by target.
         coarse_cells: Centres (x, y) of its foreground cells at half the resolution, metres.
         coarse_weight: Ground truth's heatmap, summed over classes and resized
@@ -163,7 +164,7 @@ class TeacherTargets:
     answered: Bool[Tensor, "b m"] | None = None
     cells: Float[Tensor, "b k 2"] | None = None
     cell_valid: Bool[Tensor, "b k"] | None = None
-    cell_weight: Float[Tensor, "b k"] | None = None
+    cell_weight: Mapping[CellMask, Float[Tensor, "b k"]] = field(default_factory=dict)
     cell_heatmap: Float[Tensor, "b k classes"] | None = None
     at_cells: Mapping[Target, Float[Tensor, "b k _"]] = field(default_factory=dict)
     coarse_cells: Float[Tensor, "b q 2"] | None = None
@@ -188,7 +189,7 @@ class TeacherTargets:
             answered=move(self.answered),
             cells=move(self.cells),
             cell_valid=move(self.cell_valid),
-            cell_weight=move(self.cell_weight),
+            cell_weight={mask: value.to(device) for mask, value in self.cell_weight.items()},
             cell_heatmap=move(self.cell_heatmap),
             at_cells={name: value.to(device) for name, value in self.at_cells.items()},
             coarse_cells=move(self.coarse_cells),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
-from frames.heatmap import on_grid
+from frames.heatmap import CENTER_HEAD, on_grid
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
     Method,
@@ -71,9 +71,8 @@ class Imitation(Method):
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        cells, weight = targets.cells, targets.cell_weight
+        cells, weight = targets.cells, targets.cell_weight[CENTER_HEAD]
         assert cells is not None, "the loader gives cells to a method that needs them"
-        assert weight is not None, "and their weights"
         points = self.context.grid.to_unit(cells)
         level = self.config.level
         student_feature = self.adapter(read_at(student.features[level], points))

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frames.box_code import decode_boxes, encode_boxes, encode_boxes_at
+from frames.augment import BevAugment
+from frames.box_code import (
+    code_size,
+    decode_boxes,
+    encode_boxes,
+    encode_boxes_at,
+    move_codes,
+)
+from frames.errors import DataError
 from frames.grid import BEVGrid
 
 GRID = BEVGrid(x_min=2.0, y_min=-8.0, cell_size=0.8, shape=(20, 30))
@@ -42,3 +50,44 @@ def test_a_code_at_another_cell_still_decodes_to_the_box():
 
 def test_padding_is_finite():
     assert encode_boxes(torch.zeros(2, 9), GRID).isfinite().all()
+
+
+@given(
+    yaw=st.floats(-math.pi, math.pi),
+    scale=st.floats(0.9, 1.1),
+    flip_x=st.booleans(),
+    flip_y=st.booleans(),
+)
+def test_a_moved_code_is_the_moved_boxs(yaw: float, scale: float, flip_x: bool, flip_y: bool):
+    """Its offset counts from the corner of a cell centred where the old cell's centre has gone."""
+    augment = BevAugment.compose(yaw=yaw, scale=scale, flip_x=flip_x, flip_y=flip_y)
+    box = torch.tensor([[4.6, 0.4, -1.0, 4.0, 2.0, 1.5, 0.5, 3.0, -1.0]])
+    cell = GRID.cell_index(torch.tensor([[6.0, -1.0]]))
+    with_iou = torch.cat([encode_boxes_at(box, cell, GRID), torch.tensor([[0.7]])], 1)
+    moved, there = move_codes(with_iou, augment), augment.boxes(box)
+    centre = augment.xy(GRID.cell_centres(cell))
+    xy = centre + (moved[:, :2] - 0.5) * GRID.cell_size
+    assert torch.allclose(xy, there[:, :2], atol=1e-4)
+    assert torch.allclose(moved[:, 2:10], encode_boxes(there, GRID)[:, 2:], atol=1e-5)
+    assert moved[0, 10] == with_iou[0, 10]
+
+
+def test_a_networks_heading_need_not_be_a_unit_vector():
+    """A quarter turn takes the cosine to the sine; its length stays, whatever the scale."""
+    code = torch.zeros(1, 10)
+    code[0, 6:8] = torch.tensor([0.0, 0.5])
+    moved = move_codes(code, BevAugment.compose(yaw=math.pi / 2, scale=1.1))
+    assert moved[0, 6:8].tolist() == pytest.approx([0.5, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size"), [(10, 10), (20, 10), (22, 11), (60, 10), (66, 11), (100, 10), (110, 11)]
+)
+def test_channels_say_how_long_a_code_is(channels: int, size: int):
+    assert code_size(channels) == size
+
+
+@pytest.mark.parametrize("channels", [0, 7, 42, 120])
+def test_channels_of_no_centre_head_are_refused(channels: int):
+    with pytest.raises(DataError, match=f"{channels} regression channels; expected 10 or 11"):
+        code_size(channels)

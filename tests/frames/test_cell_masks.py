@@ -7,6 +7,7 @@ from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import (
     CellMask,
     FootprintMask,
+    OriginMask,
     RandomMask,
     coarse_foreground_cells,
     foreground_cells,
@@ -51,6 +52,13 @@ def test_random_cells_belong_to_their_frame():
     assert one.equal(again)
     assert not one.equal(other)
     assert len(foreground_cells(Boxes3D.empty(), GRID, [RandomMask(count=999)], "a")) == 80
+
+
+def test_the_origin_has_one_cell_if_it_is_on_the_grid():
+    around = BEVGrid(x_min=-3.0, y_min=-2.0, cell_size=1.0, shape=(8, 10))
+    assert foreground_cells(Boxes3D.empty(), around, [OriginMask()]).tolist() == [23]
+    ahead = BEVGrid(x_min=1.0, y_min=-2.0, cell_size=1.0, shape=(8, 10))
+    assert len(foreground_cells(Boxes3D.empty(), ahead, [OriginMask()])) == 0
 
 
 def test_masks_are_united_without_repetition():

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch, Boxes3D
-from frames.cell_masks import foreground_cells
+from frames.cell_masks import CellMask, at_origin, foreground_cells
 from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
-from frames.heatmap import center_heatmap
+from frames.heatmap import CENTER_HEAD, GaussianMask, center_heatmap
+from nets.box_features import at_box_points, relation
 from nets.center_head import CenterMaps, codes_at
+from store.plan import masks_of
 from store.schema import Places, Target
 from student_train.methods.base import Method, MethodContext, StudentMaps, TeacherTargets
 
@@ -49,30 +51,49 @@ def some_maps(seed: int, batch: int) -> StudentMaps:
     return StudentMaps(features, CenterMaps(draw(10), code, CLASS_TASK))
 
 
-def targets_of(maps: StudentMaps, frames: list[Boxes3D]) -> TeacherTargets:
+def targets_of(
+    maps: StudentMaps,
+    frames: list[Boxes3D],
+    masks: tuple[CellMask, ...] = (CENTER_HEAD,),
+    grid: BEVGrid = GRID,
+) -> TeacherTargets:
     """What a cache holds if these maps are the teacher's: a slow, frame by frame reading."""
     boxes = BoxBatch.pad(frames)
-    index = [foreground_cells(frame, GRID) for frame in frames]
+    index = [foreground_cells(frame, grid, masks) for frame in frames]
     width = max(1, *(len(cells) for cells in index))
     cells = torch.zeros(len(frames), width, 2)
-    weight = torch.zeros(len(frames), width)
-    heatmap = center_heatmap(boxes, GRID, 10).amax(1).flatten(1)
-    maps_of = {Target.HEATMAP_LOGIT: maps.center.heatmap_logit, **maps.features}
+    weight = {mask: torch.zeros(len(frames), width) for mask in masks}
+    weights = {
+        mask: center_heatmap(boxes, grid, 10, mask).amax(1).flatten(1)
+        if isinstance(mask, GaussianMask)
+        else at_origin(torch.arange(grid.num_cells), grid).float().expand(len(frames), -1)
+        for mask in masks
+    }
+    maps_of = {
+        Target.HEATMAP_LOGIT: maps.center.heatmap_logit,
+        Target.BOX_CODE: maps.center.box_code.flatten(1, 2),
+        **maps.features,
+    }
     at_cells = {t: torch.zeros(len(frames), width, m.shape[1]) for t, m in maps_of.items()}
     for b, own in enumerate(index):
-        cells[b, : len(own)] = GRID.cell_centres(own)
-        weight[b, : len(own)] = heatmap[b, own]
+        cells[b, : len(own)] = grid.cell_centres(own)
+        for mask in masks:
+            weight[mask][b, : len(own)] = weights[mask][b, own]
         for target, values in maps_of.items():
             for k, cell in enumerate(own):
-                at_cells[target][b, k] = values[b, :, cell // 16, cell % 16]
-    cell = GRID.cell_index(boxes.values[..., :2])
+                at_cells[target][b, k] = values[b, :, cell // grid.shape[1], cell % grid.shape[1]]
+    cell = grid.cell_index(boxes.values[..., :2])
+    at_points = {t: at_box_points(m, boxes.values, grid) for t, m in maps.features.items()}
     return TeacherTargets(
-        boxes=decode_boxes(codes_at(maps.center, boxes.labels, cell), cell, GRID),
+        boxes=decode_boxes(codes_at(maps.center, boxes.labels, cell), cell, grid),
         scores=boxes.valid.float(),
         answered=boxes.valid,
         cells=cells,
         cell_weight=weight,
         at_cells=at_cells,
+        at_points=at_points,
+        relation=relation(at_points[Target.BEV_HIGH]),
+        maps=maps.features,
     )
 
 
@@ -96,34 +117,38 @@ class MethodSuite:
     def frames(self) -> list[Boxes3D]:
         return [some_boxes(1), some_boxes(2)]
 
+    def targets(self, maps: StudentMaps, frames: list[Boxes3D]) -> TeacherTargets:
+        method = self.build()
+        return targets_of(maps, frames, masks_of(method.needs(method.config, None)))
+
     def total(self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> Tensor:
         return torch.stack(list(self.build()(student, targets, boxes).terms.values())).sum()
 
     def test_a_perfect_student_has_no_loss(self, frames: list[Boxes3D]):
         maps = some_maps(0, 2)
-        loss = self.total(maps, targets_of(maps, frames), BoxBatch.pad(frames))
+        loss = self.total(maps, self.targets(maps, frames), BoxBatch.pad(frames))
         assert loss.item() == pytest.approx(0, abs=1e-5)
 
     def test_another_student_has_one(self, frames: list[Boxes3D]):
-        targets = targets_of(some_maps(0, 2), frames)
+        targets = self.targets(some_maps(0, 2), frames)
         assert self.total(some_maps(5, 2), targets, BoxBatch.pad(frames)) > 0.01
 
     def test_no_boxes_gives_zero_and_finite_gradients(self):
         empty = [Boxes3D.empty(), Boxes3D.empty()]
         student = with_gradient(some_maps(3, 2))
-        loss = self.total(student, targets_of(some_maps(4, 2), empty), BoxBatch.pad(empty))
+        loss = self.total(student, self.targets(some_maps(4, 2), empty), BoxBatch.pad(empty))
         assert loss.item() == 0
         loss.backward()
         assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves(student))
 
     def test_only_the_student_gets_gradient(self, frames: list[Boxes3D]):
         student, teacher = with_gradient(some_maps(3, 2)), with_gradient(some_maps(4, 2))
-        self.total(student, targets_of(teacher, frames), BoxBatch.pad(frames)).backward()
+        self.total(student, self.targets(teacher, frames), BoxBatch.pad(frames)).backward()
         assert any(leaf.grad is not None and leaf.grad.any() for leaf in leaves(student))
         assert all(leaf.grad is None for leaf in leaves(teacher))
 
     def test_padding_is_ignored(self, frames: list[Boxes3D]):
-        student, targets = some_maps(3, 2), targets_of(some_maps(4, 2), frames)
+        student, targets = some_maps(3, 2), self.targets(some_maps(4, 2), frames)
         boxes = BoxBatch.pad(frames)
         wide = BoxBatch(
             torch.cat([boxes.values, torch.ones(2, 4, 9)], 1),
@@ -141,8 +166,10 @@ class MethodSuite:
             scores=more(targets.scores, 1.0),
             answered=more(targets.answered, 1.0),
             cells=more(targets.cells, 0.5),
-            cell_weight=more(targets.cell_weight, 0.0),
+            cell_weight={m: more(v, 0.0) for m, v in targets.cell_weight.items()},
             at_cells={t: more(v, 9.0) for t, v in targets.at_cells.items()},
+            at_points={t: more(v, 9.0) for t, v in targets.at_points.items()},
+            relation=more(targets.relation, 9.0),
         )
         assert self.total(student, padded, wide).item() == pytest.approx(
             self.total(student, targets, boxes).item(), rel=1e-5
@@ -162,28 +189,32 @@ class MethodSuite:
         singles = [
             self.total(
                 one(student, b),
-                targets_of(one(teacher, b), [frames[b]]),
+                self.targets(one(teacher, b), [frames[b]]),
                 BoxBatch.pad([frames[b]]),
             ).item()
             for b in range(2)
         ]
-        both = self.total(student, targets_of(teacher, frames), BoxBatch.pad(frames)).item()
+        both = self.total(student, self.targets(teacher, frames), BoxBatch.pad(frames)).item()
         # Both frames have as many boxes, so a mean over objects is the mean over frames.
         assert both == pytest.approx(sum(singles) / 2, rel=1e-4)
 
     def test_it_reads_exactly_what_it_declares(self, frames: list[Boxes3D]):
         method = self.build()
         needs = method.needs(method.config, None)
-        targets = targets_of(some_maps(4, 2), frames)
-        at_cells = {need.target for need in needs if need.places is Places.CELLS}
+        targets = self.targets(some_maps(4, 2), frames)
+        at = {p: {need.target for need in needs if need.places is p} for p in Places}
+        at_cells, masks = at[Places.CELLS], masks_of(needs)
         boxes = any(need.target is Target.BOXES for need in needs)
         declared = TeacherTargets(
             boxes=targets.boxes if boxes else None,
             scores=targets.scores if boxes else None,
             answered=targets.answered if boxes else None,
             cells=targets.cells if at_cells else None,
-            cell_weight=targets.cell_weight if at_cells else None,
+            cell_weight={m: v for m, v in targets.cell_weight.items() if m in masks},
             at_cells={t: v for t, v in targets.at_cells.items() if t in at_cells},
+            at_points={t: v for t, v in targets.at_points.items() if t in at[Places.POINTS]},
+            relation=targets.relation if Target.RELATION in at[Places.BOXES] else None,
+            maps={t: v for t, v in targets.maps.items() if t in at[Places.MAP]},
         )
         student = some_maps(3, 2)
         assert self.total(student, declared, BoxBatch.pad(frames)) == self.total(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
-from frames.cell_masks import foreground_cells
-from frames.heatmap import center_heatmap
+from frames.cell_masks import FootprintMask, OriginMask, foreground_cells
+from frames.heatmap import CENTER_HEAD, UNIDISTILL, center_heatmap
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.imitation import read_at
@@ -108,16 +108,32 @@ def test_weights_are_the_ground_truths_heatmap():
     gt = some_boxes(3)
     found = given_targets(gt, BevAugment.compose(flip_x=True))
     heatmap = center_heatmap(BoxBatch.pad([gt]), GRID, 10)[0].amax(0).flatten()
-    weight = tensor(found.cell_weight)
+    weight = found.cell_weight[CENTER_HEAD]
     assert weight.equal(heatmap[foreground_cells(gt, GRID)])
     assert (weight > 0).all()
     assert (weight == 1).sum() == 3
 
 
+def test_each_mask_has_its_own_weights():
+    """At the same cells; those of another mask weigh nothing, nor do any without a Gaussian."""
+    gt = some_boxes(3)
+    masks = (CENTER_HEAD, UNIDISTILL, OriginMask(), FootprintMask())
+    needs = [Need(Target.BEV_HIGH, Places.CELLS, mask=mask) for mask in masks]
+    found = frame_targets(row_of(gt), needs, GRID, BevAugment.identity())
+    cells = foreground_cells(gt, GRID)
+    assert found.cell_weight.keys() == {CENTER_HEAD, UNIDISTILL, OriginMask()}
+    for mask in (CENTER_HEAD, UNIDISTILL):
+        heatmap = center_heatmap(BoxBatch.pad([gt]), GRID, 10, mask)[0].amax(0).flatten()
+        assert found.cell_weight[mask].equal(heatmap[cells])
+    assert (found.cell_weight[UNIDISTILL] > 0).sum() == 3
+    origin = found.cell_weight[OriginMask()]
+    assert cells[origin > 0].tolist() == [cell for cell in cells.tolist() if cell == 8 * 16 + 8]
+
+
 def test_cells_that_leave_the_grid_weigh_nothing():
     corner = Boxes3D(torch.tensor([[7.5, 7.5, 0, 1, 1, 1, 0, 0, 0]]), torch.tensor([0]))
     found = given_targets(corner, BevAugment.compose(scale=1.1))
-    xy, weight = tensor(found.cells), tensor(found.cell_weight)
+    xy, weight = tensor(found.cells), found.cell_weight[CENTER_HEAD]
     # Rows and columns 13, 14, 15 are centred at 5.5, 6.5, 7.5 m; the last goes to 8.25 m, off.
     assert len(xy) == 9
     assert ((weight > 0) == (xy < 8).all(1)).all()
@@ -157,7 +173,7 @@ def test_padding_says_nothing():
         assert not tensor(batch.answered)[b, own:].any()
         own = len(tensor(single.cells))
         assert cells[b, :own].equal(tensor(single.cells))
-        assert not tensor(batch.cell_weight)[b, own:].any()
+        assert not batch.cell_weight[CENTER_HEAD][b, own:].any()
         assert not batch.at_cells[Target.BEV_HIGH][b, own:].any()
 
 

@@ -1,6 +1,6 @@
 """A loss read from the foreground cache is the loss read from the teacher's whole maps.
 
-The losses are written out here as the papers state them, on dense tensors, in slow loops.
+The losses are written out as the papers state them, on dense tensors, in slow loops.
 """
 
 import math
@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from frames.augment import BevAugment
+from frames.box_code import move_codes
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import FootprintMask, foreground_cells
 from frames.detections import Detections
 from frames.frame import Frame
 from frames.geometry import SE3
 from frames.grid import BEVGrid
-from frames.heatmap import GaussianMask, center_heatmap
+from frames.heatmap import UNIDISTILL, center_heatmap
 from nets.box_features import relation
+from nets.center_head import CenterMaps
 from store.choices import Coverage
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.reader import open_cache
@@ -31,18 +33,20 @@ from store.rows import CachedRow, rows_of_frames, token_hash
 from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
 from store.values import RowDecoder, checked_row
 from store.writer import StoreWriter
-from student_train.targets import FrameTargets, frame_targets
+from student_train.methods.base import MethodContext, StudentMaps, TermConfig
+from student_train.methods.unidistill import UniDistill, UniDistillConfig
+from student_train.targets import FrameTargets, frame_targets, pad_targets
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 from teacher_dump.teacher_rows import teacher_rows
+from tests.literal_unidistill import Form, literal
 
 GRID = BEVGrid(x_min=-6.0, y_min=-5.0, cell_size=1.0, shape=(10, 12))
-TIGHT = GaussianMask(min_overlap=0.7, min_radius=0)
 FOOT = FootprintMask(margin=0.5)
 CHANNELS = {
     Target.BEV_LOW: 4,
     Target.BEV_HIGH: 5,
     Target.HEATMAP_LOGIT: 3,
-    Target.BOX_CODE: 22,
+    Target.BOX_CODE: 20,
     Target.BEV_LIDAR: 4,
     Target.STAGE_0: 3,
     Target.STAGE_1: 4,
@@ -53,15 +57,14 @@ SHAPES = TeacherShapes(
     bev_high=5,
     classes=3,
     tasks=2,
-    code_size=11,
     grid=GRID,
     further={t: c for t, c in CHANNELS.items() if t not in (Target.BEV_LOW, Target.BEV_HIGH)},
 )
 NEEDS = (
     Need(Target.BEV_LOW, Places.POINTS, "float32"),
-    Need(Target.RELATION, Places.BOXES),
-    Need(Target.HEATMAP_LOGIT, Places.CELLS, "float32", TIGHT),
-    Need(Target.BOX_CODE, Places.CELLS, "float32", TIGHT),
+    Need(Target.RELATION, Places.BOXES, "float32"),
+    Need(Target.HEATMAP_LOGIT, Places.CELLS, "float32", UNIDISTILL),
+    Need(Target.BOX_CODE, Places.CELLS, "float32", UNIDISTILL),
     Need(Target.BEV_LIDAR, Places.CELLS, "float32"),
     Need(Target.STAGE_0, Places.CELLS, "float32"),
     Need(Target.STAGE_1, Places.COARSE_CELLS, "float32"),
@@ -164,86 +167,26 @@ def ground_truths(draw: st.DrawFn) -> Boxes3D:
     return Boxes3D(torch.tensor(rows).reshape(-1, 9).float(), torch.tensor(labels).long())
 
 
-def bilinear(map_: Tensor, x: float, y: float) -> Tensor:
-    """One sample, cell by cell; what lies off the map is zero."""
-    col, row = (x - GRID.x_min) / GRID.cell_size - 0.5, (y - GRID.y_min) / GRID.cell_size - 0.5
-    total = torch.zeros(map_.shape[0])
-    for r in (math.floor(row), math.floor(row) + 1):
-        for c in (math.floor(col), math.floor(col) + 1):
-            if 0 <= r < map_.shape[1] and 0 <= c < map_.shape[2]:
-                total += (1 - abs(row - r)) * (1 - abs(col - c)) * map_[:, r, c]
-    return total
-
-
-def nine_points(box: Tensor) -> list[tuple[float, float]]:
-    x, y, _, length, width, _, yaw = box.tolist()[:7]
-    units = [(-1, -1), (-1, 1), (1, 1), (1, -1), (0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)]
-    return [
-        (
-            x + u * length / 2 * math.cos(yaw) - v * width / 2 * math.sin(yaw),
-            y + u * length / 2 * math.sin(yaw) + v * width / 2 * math.cos(yaw),
-        )
-        for u, v in units
-    ]
-
-
-def cosine_matrix(map_: Tensor, box: Tensor) -> Tensor:
-    unit = []
-    for x, y in nine_points(box):
-        vector = bilinear(map_, x, y)
-        unit.append(vector / (vector.norm() + 1e-4))
-    return torch.stack([torch.stack([(a * b).sum() for b in unit]) for a in unit])
-
-
-def unidistill_dense(
-    student: dict[Target, Tensor], teacher: dict[Target, Tensor], boxes: Boxes3D
+def unidistill(
+    maps: dict[Target, Tensor],
+    row: CachedRow,
+    boxes: Boxes3D,
+    augment: BevAugment | None = None,
+    temperature: float = 2.0,
 ) -> list[float]:
-    """Feature, relation, class and regression terms, UniDistill part 1.3, on whole maps."""
-    feature = rel = 0.0
-    for box in boxes.values:
-        for x, y in nine_points(box):
-            gap = bilinear(student[Target.BEV_LOW][0], x, y) - bilinear(
-                teacher[Target.BEV_LOW][0], x, y
-            )
-            feature += float(gap.abs().mean()) / 9
-        gap = cosine_matrix(student[Target.BEV_HIGH][0], box) - cosine_matrix(
-            teacher[Target.BEV_HIGH][0], box
-        )
-        rel += float(gap.abs().mean())
-    mask = center_heatmap(BoxBatch.pad([boxes]), GRID, 3, TIGHT)[0].amax(0)
-    own = student[Target.HEATMAP_LOGIT][0].sigmoid().amax(0)
-    other = (teacher[Target.HEATMAP_LOGIT][0] / 2).sigmoid().amax(0)
-    cls = float((mask * (own - other).abs()).sum() / (mask.sum() + 1e-4))
-    code_gap = student[Target.BOX_CODE][0] - teacher[Target.BOX_CODE][0]
-    reg = float((mask * code_gap.abs().mean(0)).sum() / (mask.sum() + 1e-4))
-    count = len(boxes) + 1e-4
-    return [feature / count, rel / count, cls, reg]
-
-
-def unidistill_foreground(
-    student: dict[Target, Tensor], row: CachedRow, boxes: Boxes3D
-) -> list[float]:
-    """The same from the arrays of a foreground row."""
-    low, rel = torch.from_numpy(row.arrays["points/bev_low"]), row.arrays["boxes/relation"]
-    cells = torch.from_numpy(row.arrays["cells/index"]).long()
-    feature = relation_gap = 0.0
-    upper = torch.triu_indices(9, 9)
-    # The triangle stands for the whole matrix: all but the diagonal count twice.
-    times = torch.where(upper[0] == upper[1], 1.0, 2.0)
-    for k, box in enumerate(boxes.values):
-        own = torch.stack([bilinear(student[Target.BEV_LOW][0], x, y) for x, y in nine_points(box)])
-        feature += float((own - low[k]).abs().mean())
-        matrix = cosine_matrix(student[Target.BEV_HIGH][0], box)[upper[0], upper[1]]
-        relation_gap += float(((matrix - torch.from_numpy(rel[k])).abs() * times).sum() / 81)
-    mask = center_heatmap(BoxBatch.pad([boxes]), GRID, 3, TIGHT)[0].amax(0).flatten()[cells]
-    logit = torch.from_numpy(row.arrays["cells/heatmap_logit"])
-    own_class = student[Target.HEATMAP_LOGIT][0].flatten(1)[:, cells].sigmoid().amax(0)
-    cls = float((mask * (own_class - (logit / 2).sigmoid().amax(1)).abs()).sum())
-    code = torch.from_numpy(row.arrays["cells/box_code"])
-    own_code = student[Target.BOX_CODE][0].flatten(1)[:, cells].T
-    reg = float((mask * (own_code - code).abs().mean(1)).sum())
-    count, weight = len(boxes) + 1e-4, float(mask.sum()) + 1e-4
-    return [feature / count, relation_gap / count, cls / weight, reg / weight]
+    """The method's terms of a student with these maps: feature, relation, class, regression."""
+    once = TermConfig()
+    config = UniDistillConfig(feature=once, relation=once, response=once, temperature=temperature)
+    channels = {t: CHANNELS[t] for t in (Target.BEV_LOW, Target.BEV_HIGH)}
+    method = UniDistill(config, MethodContext(GRID, ("a", "b", "c"), channels, channels))
+    code = maps[Target.BOX_CODE].view(1, 2, 10, *GRID.shape)
+    head = CenterMaps(maps[Target.HEATMAP_LOGIT], code, torch.tensor([0, 0, 1]))
+    targets = pad_targets([frame_targets(row, NEEDS[:4], GRID, augment or BevAugment.identity())])
+    result = method(
+        StudentMaps({t: maps[t] for t in channels}, head), targets, BoxBatch.pad([boxes])
+    )
+    parts = [result.terms["feature"], result.terms["relation"]]
+    return [float(part) for part in (*parts, *result.figures.values())]
 
 
 @settings(max_examples=25)
@@ -251,9 +194,27 @@ def unidistill_foreground(
 def test_unidistills_four_terms_are_the_same(boxes: Boxes3D, seed: int):
     teacher, student = random_maps(seed), random_maps(seed + 1)
     row = cached(Coverage.FOREGROUND, teacher, boxes)
-    assert unidistill_foreground(student, row, boxes) == pytest.approx(
-        unidistill_dense(student, teacher, boxes), rel=1e-4, abs=1e-5
+    expected = literal(student, teacher, [boxes], GRID, Form())
+    assert unidistill(student, row, boxes) == pytest.approx(
+        [float(term) for term in expected], rel=1e-5, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(("flip_x", "flip_y"), [(True, False), (False, True), (True, True)])
+def test_a_mirrored_student_of_a_carried_row_has_no_loss(flip_x: bool, flip_y: bool):
+    """Points, relation, cells and codes all go where the student's mirrored maps have them."""
+    boxes = Boxes3D(
+        torch.tensor([[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 4.4, 0, 3, 1, 2, 2, 1, 0]]),
+        torch.tensor([0, 2]),
+    )
+    maps, augment = random_maps(1), BevAugment.compose(flip_x=flip_x, flip_y=flip_y)
+    axes = [axis for axis, flipped in ((3, flip_x), (2, flip_y)) if flipped]
+    mirrored = {target: values.flip(axes) for target, values in maps.items()}
+    codes = mirrored[Target.BOX_CODE].view(1, 2, 10, *GRID.shape).movedim(2, -1)
+    mirrored[Target.BOX_CODE] = move_codes(codes, augment).movedim(-1, 2).flatten(1, 2)
+    row, there = cached(Coverage.FOREGROUND, maps, boxes), augment.boxes3d(boxes)
+    assert max(unidistill(mirrored, row, there, augment, temperature=1.0)) < 1e-5
+    assert min(unidistill(maps, row, there, augment, temperature=1.0)) > 0.05
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def write_mortals_toml(folder: Path, world: Path) -> Path:
 def mortal(folder: Path, deaths: int) -> tuple[object, ...]:
     folder.mkdir()
     (folder / "deaths").write_text(str(deaths))
-    return ("--teacher", MORTAL, "--checkpoint", folder)
+    return ("--teacher", MORTAL, "--checkpoint", folder, "--methods", "xgd,imitation")
 
 
 def test_two_processes_write_what_one_writes(
@@ -123,10 +123,8 @@ def test_when_all_workers_die_the_committed_parts_stay(longer_world: Path, tmp_p
     assert (code, "error: all 2 workers died (killed by 9, killed by 9)" in text) == (1, True)
     assert len(list((tmp_path / "store/parts").glob("*.part"))) == 2
     text = succeed(*common, *mortal(tmp_path / "immortal", 0), "--resume")
-    succeed(
-        *("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "alone"),
-        *("--teacher", MORTAL, "--checkpoint", tmp_path / "immortal"),
-    )
+    alone = ("dump-teacher", toml, "--device", "cpu", "--out", tmp_path / "alone")
+    succeed(*alone, *mortal(tmp_path / "never", 0))
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
 
 
