@@ -255,7 +255,7 @@ def test_padding_is_ignored():
         targets,
         cells=more(targets.cells, 0.5),
         cell_valid=None,
-        cell_weight=None,
+        cell_weight={},
         cell_heatmap=more(targets.cell_heatmap, 0),
         at_cells={t: more(v, 9) for t, v in targets.at_cells.items()},
         coarse_cells=more(targets.coarse_cells, 0.5),
@@ -378,7 +378,7 @@ def test_cells_of_other_masks_count_once():
         targets,
         cells=torch.cat([targets.cells, extra], 1),
         cell_valid=None,
-        cell_weight=None,
+        cell_weight={},
         cell_heatmap=torch.cat([targets.cell_heatmap, torch.zeros(2, 5, 10)], 1),
         at_cells={
             t: torch.cat([v, v.new_full((2, 5, v.shape[2]), 3)], 1)
