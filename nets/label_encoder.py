@@ -24,6 +24,7 @@ from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
 from frames.label_raster import painted_boxes
 from nets.blocks import ResidualBlock
+from nets.frozen import Frozen
 
 
 class LabelEncoderConfig(BaseModel):
@@ -102,19 +103,23 @@ class LabelEncoder(nn.Module):
         return vectors
 
 
+class FrozenLabelEncoder(Frozen, LabelEncoder):
+    """One that has been trained; a method may own it, no trainer changes it."""
+
+
 def frozen_label_encoder(
-    config: Mapping[str, Any], load_into: Callable[[nn.Module], None], device: torch.device
-) -> LabelEncoder:
-    """The encoder of a run, in eval mode, without gradient.
+    config: Mapping[str, Any], load_into: Callable[[nn.Module], None]
+) -> FrozenLabelEncoder:
+    """The encoder of a checkpoint, in eval mode, without gradient, on the CPU.
 
     Args:
-        config: Of the run; its ``encoder`` is a ``LabelEncoderConfig``.
-        load_into: Copies the weights, strictly: ``Checkpoint.load_into``.
-        device: Where it goes.
+        config: ``Checkpoint.config``; its ``encoder`` is a ``LabelEncoderConfig``.
+        load_into: ``Checkpoint.load_into``.
     """
-    encoder = LabelEncoder(LabelEncoderConfig.model_validate(config["encoder"]))
+    encoder = FrozenLabelEncoder(LabelEncoderConfig.model_validate(config["encoder"]))
     load_into(encoder)
-    return encoder.to(device).eval().requires_grad_(requires_grad=False)
+    encoder.eval().requires_grad_(requires_grad=False)
+    return encoder
 
 
 def _perceptron(*widths: int) -> nn.Sequential:

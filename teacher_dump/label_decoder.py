@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from frames.boxes import BoxBatch
 from frames.detections import Detections
@@ -13,6 +13,7 @@ from frames.frame import Frame
 from nets.bev_backbone import BEVNeck
 from nets.center_decode import decode
 from nets.center_head import CenterHead, CenterMaps
+from nets.frozen import Frozen
 from nets.label_encoder import frozen_label_encoder
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
@@ -23,7 +24,7 @@ from teacher_dump.errors import TeacherError
 PARTS = ("neck.", "head.")
 
 
-class LabelDecoder(nn.Module):
+class LabelDecoder(Frozen):
     """Neck and head of a CenterPoint; they never leave eval mode.
 
     The released code freezes their weights alone: its trainer puts them back in train mode, so that
@@ -54,10 +55,6 @@ class LabelDecoder(nn.Module):
         replace(teacher, weights=own).load_into(self)
         self.eval().requires_grad_(requires_grad=False)
 
-    def train(self, mode: bool = True) -> "LabelDecoder":  # noqa: ARG002, FBT001, FBT002
-        """Stay in eval mode, whatever a trainer does to the whole."""
-        return super().train(mode=False)
-
     def forward(self, stages: list[Float[Tensor, "b _ _ _"]]) -> CenterMaps:
         """Heatmaps and box codes that the maps stand for."""
         maps: CenterMaps = self.head(self.neck(stages))
@@ -78,7 +75,7 @@ class LabelDetector:
 
     def __init__(self, labels: Checkpoint, teacher: Checkpoint, device: torch.device) -> None:
         labels.require_teacher(teacher.sha256)
-        self.encoder = frozen_label_encoder(labels.config, labels.load_into, device)
+        self.encoder = frozen_label_encoder(labels.config, labels.load_into).to(device)
         self.decoder = LabelDecoder(teacher).to(device)
         self.device = device
 

@@ -39,7 +39,7 @@ class LabelledTeacher:
         checkpoint.require_teacher(teacher.info.identity.checkpoint_sha256)
         self.teacher = teacher
         self.device = device
-        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, device)
+        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into).to(device)
         config, shapes = self.encoder.config, teacher.info.shapes
         self.stages = of_stages(LABELS, config.strides)
         channels = {target: config.channels[k] for target, k in self.stages}

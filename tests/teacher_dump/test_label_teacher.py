@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
@@ -95,8 +95,11 @@ def dump(made: Path, world: Path, tmp_path: Path) -> Callable[..., Path]:
 def on_the_fly(made: Path, boxes: Boxes3D) -> list[Tensor]:
     """As a student's step computes them: a frozen encoder, ground truth, nothing else."""
     checkpoint = load_checkpoint(made / "label_encoder.pt", "label_encoder")
-    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, CPU)
-    assert not encoder.training
+    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+    # A method owns it as a sub-module, and the trainer puts the method in train mode.
+    assert not nn.ModuleList([encoder]).train()[0].training
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
     return [map_[0] for map_ in encoder(BoxBatch.pad([boxes]))]
 
 
