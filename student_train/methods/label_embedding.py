@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from frames.boxes import BoxBatch
-from nets.label_encoder import LabelEncoderConfig, frozen_label_encoder
+from nets.label_encoder import frozen_label_encoder
 from runs.checkpoint import load_checkpoint
 from runs.errors import ConfigError
 from student_train.methods.base import MethodContext
@@ -16,10 +16,8 @@ from student_train.methods.base import MethodContext
 STRIDES = (1, 2)
 
 
-class LabelEmbedding:
-    """A frozen label encoder in eval mode.
-
-    It is no sub-module of the method: it stays out of train mode, and out of what a run saves.
+class LabelEmbedding(nn.Module):
+    """A frozen label encoder, and which of its maps are wanted.
 
     Args:
         path: The ``label_encoder.pt``.
@@ -31,12 +29,11 @@ class LabelEmbedding:
     """
 
     def __init__(self, path: Path, context: MethodContext) -> None:
+        super().__init__()
         checkpoint = load_checkpoint(path, "label_encoder")
         checkpoint.require_teacher(context.teacher_sha256)
-        self._encoder = frozen_label_encoder(
-            checkpoint.config, checkpoint.load_into, torch.device("cpu")
-        )
-        config = self._encoder.config
+        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+        config = self.encoder.config
         if config.grid != context.grid or not set(STRIDES) <= set(config.strides):
             raise ConfigError(
                 f"{path} has the grid ({config.grid}) and strides {config.strides}; expected the "
@@ -48,13 +45,12 @@ class LabelEmbedding:
     @property
     def channels(self) -> list[int]:
         """Of the maps at full and at half resolution."""
-        config: LabelEncoderConfig = self._encoder.config
-        return [config.channels[stage] for stage in self._stages]
+        return [self.encoder.config.channels[stage] for stage in self._stages]
 
     @torch.no_grad()
-    def __call__(self, boxes: BoxBatch) -> list[Float[Tensor, "b _ _ _"]]:
+    def forward(self, boxes: BoxBatch) -> list[Float[Tensor, "b _ _ _"]]:
         """Maps of the boxes at full and at half resolution, in the boxes' own frame."""
-        device = boxes.values.device
-        with torch.autocast(device.type, enabled=False):
-            maps = self._encoder.to(device)(boxes)
+        # Its layer norms add up whole maps.
+        with torch.autocast(boxes.values.device.type, enabled=False):
+            maps = self.encoder(boxes)
         return [maps[stage] for stage in self._stages]
