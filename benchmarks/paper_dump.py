@@ -1,6 +1,7 @@
-"""A real dump of UniDistill's needs at the paper's size: bytes a frame, foreground against dense.
+"""A real dump of a paper's needs at its size: bytes a frame, foreground against dense.
 
     python -m benchmarks.paper_dump --frames 64 --dense-frames 16
+    python -m benchmarks.paper_dump --method LabelDistill --together 0.5
 
 The tensors are random but realistic: a random convolutional network over rasterised boxes, with a
 ReLU, so that they are smooth in space and largely zero, as a trained teacher's are. Their values go
@@ -38,7 +39,8 @@ from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
-BOXES = 30
+# How far, metres, boxes stand from each other that stand together (standard deviation).
+SPREAD = 3.0
 # Mean sizes of nuScenes classes, length and width in metres, in the order of DETECTION_CLASSES.
 SIZES = (
     *((4.6, 2.0), (6.9, 2.5), (6.4, 2.9), (11.1, 2.9), (12.3, 2.9), (0.5, 2.5)),
@@ -63,6 +65,13 @@ class RandomTeacher:
         self.low = nn.Conv2d(32, low, 3, padding=1)
         self.high = nn.Conv2d(low, high, 3, padding=1)
         codes = paper.shapes.tasks * paper.shapes.code_size
+        further = paper.shapes.further
+        self.stages = nn.ModuleDict(
+            {
+                target: nn.Conv2d(32, channels, 3, self._stride(target), padding=1)
+                for target, channels in further.items()
+            }
+        )
         self.heads = nn.ModuleDict(
             {
                 Target.HEATMAP_LOGIT: nn.Conv2d(high, paper.shapes.classes, 1),
@@ -78,11 +87,13 @@ class RandomTeacher:
     ) -> TeacherOutput:
         """See ``teacher_dump.protocol.Teacher``; its boxes are the true ones."""
         noise = torch.stack([self._noise(frame) for frame in frames])
-        low = _sparse(self.low(self.stem(noise).relu()))
+        first = self.stem(noise).relu()
+        low = _sparse(self.low(first))
         high = _sparse(self.high(low))
         heads = {Target(name): head(high) for name, head in self.heads.items()}
+        stages = {Target(name): _sparse(stage(first)) for name, stage in self.stages.items()}
         return TeacherOutput(
-            maps={Target.BEV_LOW: low, Target.BEV_HIGH: high, **heads},
+            maps={Target.BEV_LOW: low, Target.BEV_HIGH: high, **heads, **stages},
             boxes=boxes.values,
             scores=boxes.valid.float(),
             labels=boxes.labels,
@@ -92,6 +103,9 @@ class RandomTeacher:
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """A dump asks for none."""
         raise NotImplementedError(f"{len(frames)} frames: this teacher detects nothing")
+
+    def _stride(self, target: Target) -> int:
+        return self.shapes.grid.shape[0] // self.shapes.grid_of(target).shape[0]
 
     def _noise(self, frame: Frame) -> Tensor:
         """Smooth noise, as ground and clutter give, with the boxes' corners in it."""
@@ -110,16 +124,24 @@ def _sparse(values: Tensor) -> Tensor:
     return (values - threshold).relu()
 
 
-def random_frames(count: int) -> list[Frame]:
-    """Frames of one scene with 30 boxes each, of nuScenes' mean sizes."""
+def random_frames(count: int, boxes: int, together: float) -> list[Frame]:
+    """Frames of one scene with boxes of nuScenes' mean sizes.
+
+    Args:
+        count: Frames.
+        boxes: In each.
+        together: Share of the boxes that stand near another one.
+    """
     rng = np.random.default_rng(0)
     frames = []
     for index in range(count):
-        labels = rng.integers(0, len(SIZES), BOXES)
-        values = np.zeros((BOXES, 9), np.float32)
-        values[:, :2] = rng.uniform(-50, 50, (BOXES, 2))
+        labels = rng.integers(0, len(SIZES), boxes)
+        values = np.zeros((boxes, 9), np.float32)
+        values[:, :2] = rng.uniform(-50, 50, (boxes, 2))
+        for box in (rng.random(boxes) < together).nonzero()[0]:
+            values[box, :2] = values[box - 1, :2] + rng.normal(0, SPREAD, 2)
         values[:, 3:5] = np.array(SIZES)[labels]
-        values[:, 5], values[:, 6] = 1.6, rng.uniform(-np.pi, np.pi, BOXES)
+        values[:, 5], values[:, 6] = 1.6, rng.uniform(-np.pi, np.pi, boxes)
         frames.append(
             Frame(
                 token=str(index),
@@ -129,7 +151,7 @@ def random_frames(count: int) -> list[Frame]:
                 cameras=(),
                 sweeps=(),
                 boxes=Boxes3D(torch.from_numpy(values), torch.from_numpy(labels)),
-                box_points=(1,) * BOXES,
+                box_points=(1,) * boxes,
                 prev=str(index - 1) if index else "",
                 next=str(index + 1) if index + 1 < count else "",
             )
@@ -138,19 +160,25 @@ def random_frames(count: int) -> list[Frame]:
 
 
 def main(
+    method: Annotated[str, typer.Option(help="A method of paper-plans.")] = "UniDistill",
     frames: Annotated[int, typer.Option(min=1, help="Of the foreground dump.")] = 64,
     dense_frames: Annotated[int, typer.Option(min=1, help="Of the dense dump.")] = 16,
+    together: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of boxes 3 m or so from another.")
+    ] = 0.0,
     folder: Annotated[Path | None, typer.Option(help="Where the stores go; removed.")] = None,
 ) -> None:
     """Dump, read back, print what a frame weighs."""
-    paper = next(paper for paper in PAPERS if paper.method == "UniDistill")
-    teacher = RandomTeacher(paper)
+    paper = next(paper for paper in PAPERS if paper.method == method)
+    teacher, boxes = RandomTeacher(paper), round(paper.per_frame[Places.BOXES])
     place = Path(tempfile.mkdtemp(dir=folder))
-    table = Table(title=f"{paper.method}: bytes a frame, {BOXES} boxes, 180 x 180 cells")
+    rows, cols = paper.shapes.grid.shape
+    table = Table(title=f"{method}: bytes a frame, {boxes} boxes, {rows} x {cols} cells")
     for column in ("dump", "frames", "array", "raw", "stored", "with zstd 1"):
         table.add_column(column, justify="left" if column in ("dump", "array") else "right")
     for coverage, count in ((Coverage.FOREGROUND, frames), (Coverage.DENSE, dense_frames)):
-        _rows(table, paper, teacher, coverage, random_frames(count), place / coverage)
+        shown = random_frames(count, boxes, together)
+        _rows(table, paper, teacher, coverage, shown, place / coverage)
     shutil.rmtree(place)
     half, full = (paper.dense_bytes(dtype) for dtype in ("float16", "float32"))
     console.print(table)
@@ -167,7 +195,7 @@ def _rows(
 ) -> None:
     data = NuScenesConfig(root=Path("none"), version="random", split="random")
     needs = list(paper.needs)
-    if coverage is Coverage.DENSE:
+    if coverage is Coverage.DENSE and paper.method == "UniDistill":
         # What the released code reads: the relation too from the whole high-level map.
         needs = [need for need in needs if need.target is not Target.RELATION]
         needs += [type(needs[0])(Target.BEV_HIGH, Places.MAP)]

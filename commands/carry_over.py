@@ -25,8 +25,9 @@ from frames.box_code import (
 from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
 from frames.cell_masks import AnchorMask, anchors_of
 from frames.frame import Frame
+from frames.grid import BEVGrid
 from store.choices import Coverage
-from store.plan import array_name, plan_arrays
+from store.plan import HALF_RESOLUTION, array_name, plan_arrays
 from store.reader import Cache
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
@@ -106,23 +107,37 @@ def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) ->
     (now,) = teacher_rows(teacher, [frame], arrays, cache.fingerprint.masks, [augment])
     row = CachedRow(token=frame.token, view=0, augment=augment, gt=now.gt, arrays=now.arrays)
     own = frame_targets(row, needs, grid, BevAugment.identity())
-    pairs: Pairs = {}
-    if carried.cells is not None and carried.cell_valid is not None:
-        on_grid = carried.cell_valid
-        points = grid.to_unit(carried.cells)[None]
-        for target, values in carried.at_cells.items():
-            at_same = read_at(torch.from_numpy(now.arrays[str(target)])[None], points)[0]
-            pair = values[on_grid].float(), at_same[on_grid]
-            pairs |= _code_pairs(*pair) if target is Target.BOX_CODE else {str(target): pair}
+    pairs = _cell_pairs(carried.cells, carried.at_cells, row, grid)
+    pairs |= _cell_pairs(carried.coarse_cells, carried.at_coarse_cells, row, grid)
     pairs |= {
         array_name(target, Places.POINTS): (values.float(), own.at_points[target].float())
         for target, values in carried.at_points.items()
     }
     if carried.relation is not None and own.relation is not None:
         pairs["boxes/relation"] = (carried.relation, own.relation)
+    if carried.codes is not None and own.codes is not None:
+        assert carried.coded is not None, "it comes with the codes"
+        assert own.coded is not None, "it comes with the codes"
+        both = carried.coded & own.coded
+        pairs["boxes/box_code"] = (carried.codes[both], own.codes[both])
     if carried.anchors:
         pairs |= _anchor_pairs(carried.anchors, own.anchors, now.gt.values)
     return pairs | _box_pairs(carried, own, now.gt.values)
+
+
+def _cell_pairs(
+    cells: Tensor | None, at_cells: Mapping[Target, Tensor], now: CachedRow, grid: BEVGrid
+) -> Pairs:
+    """Carried values, and the teacher's whole maps of the augmented frame where these have gone."""
+    if cells is None:
+        return {}
+    on_grid, points = grid.contains(cells), grid.to_unit(cells)[None]
+    pairs: Pairs = {}
+    for target, values in at_cells.items():
+        at_same = read_at(torch.from_numpy(now.arrays[str(target)])[None], points)[0]
+        pair = values[on_grid].float(), at_same[on_grid]
+        pairs |= _code_pairs(*pair) if target is Target.BOX_CODE else {str(target): pair}
+    return pairs
 
 
 def _held(cache: Cache) -> list[Need]:
@@ -132,12 +147,15 @@ def _held(cache: Cache) -> list[Need]:
     needs += [Need(Target.RELATION, Places.BOXES)] if "boxes/relation" in held else []
     if anchors := anchors_of(cache.fingerprint.masks):
         needs.append(Need(Target.ANCHORS, Places.ANCHORS, mask=AnchorMask(anchors=anchors)))
+    if array_name(Target.BOX_CODE, Places.BOXES) in held:
+        needs.append(Need(Target.BOX_CODE, Places.BOXES))
     for target in Target:
         if array_name(target, Places.POINTS) in held:
             needs.append(Need(target, Places.POINTS))
-        whole = array_name(target, Places.MAP) in held and Places.CELLS.index_array in held
-        if whole or array_name(target, Places.CELLS) in held:
-            needs.append(Need(target, Places.CELLS))
+        cells = Places.COARSE_CELLS if target in HALF_RESOLUTION else Places.CELLS
+        whole = array_name(target, Places.MAP) in held and cells.index_array in held
+        if whole or array_name(target, cells) in held:
+            needs.append(Need(target, cells))
     return needs
 
 

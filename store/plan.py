@@ -64,7 +64,7 @@ FEATURES = frozenset(
     {Target.BEV_LOW, Target.BEV_HIGH, Target.BEV_CAMERA, Target.BEV_LIDAR}
     | {Target.STAGE_0, Target.STAGE_1, Target.LABEL_0, Target.LABEL_1}
 )
-_HALF_RESOLUTION = frozenset({Target.STAGE_1, Target.LABEL_1})
+HALF_RESOLUTION = frozenset({Target.STAGE_1, Target.LABEL_1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class TeacherShapes:
 
     def grid_of(self, target: Target) -> BEVGrid:
         """Grid of a target's map."""
-        return self.grid.coarser if target in _HALF_RESOLUTION else self.grid
+        return self.grid.coarser if target in HALF_RESOLUTION else self.grid
 
 
 def plan_arrays(
@@ -180,7 +180,7 @@ def masks_of(needs: Iterable[Need]) -> tuple[CellMask, ...]:
 def _check_place(need: Need) -> None:
     if need.target in _RECORDS:
         expected: tuple[Places, ...] = (_RECORDS[need.target][0],)
-    elif need.target in _HALF_RESOLUTION:
+    elif need.target in HALF_RESOLUTION:
         expected = (Places.MAP, Places.COARSE_CELLS)
     elif need.target is Target.BOX_CODE:
         expected = (Places.MAP, Places.CELLS, Places.BOXES)

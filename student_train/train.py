@@ -102,6 +102,7 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
         classes=run.student.classes,
         student_channels=run.student.channels,
         student_frames=run.student.frames if isinstance(run.student, CameraStudentConfig) else 1,
+        teacher_sha256=cache.fingerprint.teacher.checkpoint_sha256,
         teacher_channels={
             Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
             for spec in cache.fingerprint.arrays

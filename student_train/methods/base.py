@@ -71,6 +71,7 @@ class MethodContext:
         classes: Names, in the order of labels.
         anchors: Of the student's head; None for a centre head.
         student_frames: Of how many time steps its ``BEV_LOW`` is the concatenation.
+        teacher_sha256: Of the checkpoint that the cache was dumped from.
     """
 
     grid: BEVGrid
@@ -79,6 +80,7 @@ class MethodContext:
     teacher_channels: Mapping[Target, int]
     anchors: AnchorConfig | None = None
     student_frames: int = 1
+    teacher_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,18 @@ Axes: B batch, K cells (Q at half resolution, P at either; padded), M boxes, C c
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.box_code import CODE_SIZE
 from frames.boxes import BoxBatch
-from frames.heatmap import center_heatmap, inside_gaussians
+from frames.heatmap import center_heatmap, halved, inside_gaussians
 from nets.bev_resnet import BasicBlock
 from nets.center_head import codes_at
 from nets.center_loss import (
@@ -41,7 +42,6 @@ from nets.center_loss import (
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
-    LossTerms,
     Method,
     MethodConfig,
     MethodContext,
@@ -51,6 +51,7 @@ from student_train.methods.base import (
     TermConfig,
 )
 from student_train.methods.imitation import quality_focal, read_at
+from student_train.methods.label_embedding import LabelEmbedding
 
 THIRDS = 3
 LABEL, LIDAR = 0, 1  # the student's first and second third; the last is free
@@ -61,6 +62,7 @@ LABEL_LEVELS = (Target.LABEL_0, Target.LABEL_1)
 LEVEL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
 
 Response = Literal["soft_target", "official_dead_positive"]
+Mask = Literal["soft", "binary"]
 
 
 class LabelDistillConfig(MethodConfig):
@@ -68,7 +70,11 @@ class LabelDistillConfig(MethodConfig):
 
     Attributes:
         partition: Thirds of each time step's channels, or of all as they lie.
-        labels: Where label features come from: the cache, or nowhere, which leaves the LiDAR's.
+        labels: Where label features come from: the cache; ground truth, which the label encoder
+            embeds in every step as the student's frame has it; or nowhere, which leaves the
+            LiDAR's.
+        label_encoder: Its checkpoint, for ``ground_truth``: of ``train-label-encoder``, trained for
+            the teacher of the cache.
         lidar_mask: Weight of a cell in the LiDAR's term: the sum of its classes' Gaussians (above 1
             where they overlap), or 1.
         label_mask: The same in the label's.
@@ -81,9 +87,10 @@ class LabelDistillConfig(MethodConfig):
     """
 
     partition: Literal["intended", "official"] = "intended"
-    labels: Literal["cache", "none"] = "cache"
-    lidar_mask: Literal["soft", "binary"] = "soft"
-    label_mask: Literal["soft", "binary"] = "binary"
+    labels: Literal["cache", "ground_truth", "none"] = "cache"
+    label_encoder: Path | None = None
+    lidar_mask: Mask = "soft"
+    label_mask: Mask = "binary"
     response: Response = "soft_target"
     code: tuple[NonNegativeFloat, ...] = Field(
         (1.0,) * CODE_SIZE, min_length=CODE_SIZE, max_length=CODE_SIZE
@@ -92,6 +99,15 @@ class LabelDistillConfig(MethodConfig):
     label: TermConfig = TermConfig(weight=0.3)
     heatmap: TermConfig = TermConfig(weight=1.0)
     box: TermConfig = TermConfig(weight=0.25)
+
+    @model_validator(mode="after")
+    def _encoder_given(self) -> "LabelDistillConfig":
+        if self.labels == "ground_truth" and self.label_encoder is None:
+            raise ValueError(
+                'labels = "ground_truth" embeds boxes with a label encoder: set label_encoder to '
+                "the label_encoder.pt of train-label-encoder"
+            )
+        return self
 
     @property
     def terms(self) -> frozenset[str]:
@@ -110,13 +126,24 @@ class LabelDistill(Method):
 
     def __init__(self, config: LabelDistillConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        terms = config.terms
         self.frames = context.student_frames if config.partition == "intended" else 1
-        self.lidar_adaptors = self._adaptors(LIDAR_LEVELS) if "lidar" in terms else None
-        self.label_adaptors = self._adaptors(LABEL_LEVELS) if "label" in terms else None
+        self.embedding: LabelEmbedding | None = None
+        self.lidar_adaptors: nn.ModuleList | None = None
+        self.label_adaptors: nn.ModuleList | None = None
+        of_teacher = context.teacher_channels
+        if "lidar" in config.terms:
+            self.lidar_adaptors = self._adaptors([of_teacher[level] for level in LIDAR_LEVELS])
+        if "label" not in config.terms:
+            return
+        if config.labels == "ground_truth":
+            assert config.label_encoder is not None, "the config sees to it"
+            self.embedding = LabelEmbedding(config.label_encoder, context)
+            self.label_adaptors = self._adaptors(self.embedding.channels)
+        else:
+            self.label_adaptors = self._adaptors([of_teacher[level] for level in LABEL_LEVELS])
 
-    def _adaptors(self, levels: Sequence[Target]) -> nn.ModuleList:
-        student, teacher = self.context.student_channels, self.context.teacher_channels
+    def _adaptors(self, channels: Sequence[int]) -> nn.ModuleList:
+        student = self.context.student_channels
         if missing := [str(level) for level in STUDENT_LEVELS if level not in student]:
             raise ConfigError(
                 f"labeldistill reads the student's maps {' and '.join(map(str, STUDENT_LEVELS))}; "
@@ -125,9 +152,7 @@ class LabelDistill(Method):
             )
         low, half = (student[level] for level in STUDENT_LEVELS)
         widths = (self.frames * (low // self.frames // THIRDS), half // THIRDS)
-        return nn.ModuleList(
-            adaptor(width, teacher[level]) for width, level in zip(widths, levels, strict=True)
-        )
+        return nn.ModuleList(map(adaptor, widths, channels))
 
     @classmethod
     def needs(
@@ -143,47 +168,69 @@ class LabelDistill(Method):
             "heatmap": ((Target.HEATMAP_LOGIT, Places.CELLS),),
             "box": ((Target.BOX_CODE, Places.BOXES),),
         }
-        return frozenset(Need(*place) for term in config.terms for place in reads[term])
+        if config.labels != "cache":
+            del reads["label"]
+        return frozenset(Need(*place) for term in config.terms for place in reads.get(term, ()))
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        terms: LossTerms = {}
-        if self.lidar_adaptors is not None:
-            terms["lidar"] = self.config.lidar.weight * self._features(
-                student, targets, self.lidar_adaptors, LIDAR
-            )
-        if self.label_adaptors is not None:
-            terms["label"] = self.config.label.weight * self._features(
-                student, targets, self.label_adaptors, LABEL
-            )
-        if "heatmap" in self.config.terms:
-            terms["heatmap"] = self.config.heatmap.weight * self._heatmap(student, targets, boxes)
-        if "box" in self.config.terms:
-            terms["box"] = self.config.box.weight * self._box(student, targets, boxes)
+        ways = {
+            "lidar": self._lidar,
+            "label": self._label,
+            "heatmap": self._heatmap,
+            "box": self._box,
+        }
+        terms = {
+            name: getattr(self.config, name).weight * way(student, targets, boxes)
+            for name, way in ways.items()
+            if name in self.config.terms
+        }
         return MethodResult(terms)
 
-    def _features(
-        self, student: StudentMaps, targets: TeacherTargets, adaptors: nn.ModuleList, third: int
-    ) -> Tensor:
-        assert targets.cell_heatmap is not None, "the loader gives weights to a method with cells"
-        assert targets.coarse_weight is not None, "and at half resolution"
+    def _lidar(self, student: StudentMaps, targets: TeacherTargets, _boxes: BoxBatch) -> Tensor:
+        own = self._adapted(student, self.lidar_adaptors, LIDAR)
+        return self._at_cells(own, targets, LIDAR_LEVELS, self.config.lidar_mask)
+
+    def _label(self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> Tensor:
+        own, mask = self._adapted(student, self.label_adaptors, LABEL), self.config.label_mask
+        if self.embedding is None:
+            return self._at_cells(own, targets, LABEL_LEVELS, mask)
+        heatmap = center_heatmap(boxes, self.context.grid, len(self.context.classes))
+        weight = heatmap.sum(1, keepdim=True)
+        losses = [
+            feature_loss(_cells(ours), _cells(theirs), _masked(level.flatten(1), mask))
+            for ours, theirs, level in zip(
+                own, self.embedding(boxes), (weight, halved(weight)), strict=True
+            )
+        ]
+        return losses[0] + losses[1]
+
+    def _adapted(
+        self, student: StudentMaps, adaptors: nn.ModuleList | None, third: int
+    ) -> list[Tensor]:
+        assert adaptors is not None, "a term that counts has its adaptors"
         low, half = (student.features[level] for level in STUDENT_LEVELS)
         parts = (channel_third(low, third, self.frames), channel_third(half, third))
-        weights = (targets.cell_heatmap.sum(-1), targets.coarse_weight)
-        names, mask = (
-            (LIDAR_LEVELS, self.config.lidar_mask)
-            if third == LIDAR
-            else (LABEL_LEVELS, self.config.label_mask)
-        )
-        teacher = (targets.at_cells[names[0]], targets.at_coarse_cells[names[1]])
-        losses = []
-        for k, points in enumerate((targets.cells, targets.coarse_cells)):
-            assert points is not None, "the loader gives cells to a method that needs them"
-            own = read_at(adaptors[k](parts[k]), self.context.grid.to_unit(points))
-            weight = (weights[k] > 0).to(weights[k]) if mask == "binary" else weights[k]
-            losses.append(feature_loss(own, teacher[k], weight))
+        return [module(part) for module, part in zip(adaptors, parts, strict=True)]
+
+    def _at_cells(
+        self, own: Sequence[Tensor], targets: TeacherTargets, levels: Sequence[Target], mask: Mask
+    ) -> Tensor:
+        """The student's adapted maps against what the cache holds at the foreground cells."""
+        assert targets.cells is not None, "the loader gives cells to a method that needs them"
+        assert targets.cell_heatmap is not None, "and the heatmap there"
+        assert targets.coarse_cells is not None, "and the same at half resolution"
+        assert targets.coarse_weight is not None, "and the heatmap resized"
+        full = (targets.cells, targets.at_cells[levels[0]], targets.cell_heatmap.sum(-1))
+        half = (targets.coarse_cells, targets.at_coarse_cells[levels[1]], targets.coarse_weight)
+        losses = [
+            feature_loss(
+                read_at(ours, self.context.grid.to_unit(points)), theirs, _masked(weight, mask)
+            )
+            for ours, (points, theirs, weight) in zip(own, (full, half), strict=True)
+        ]
         return losses[0] + losses[1]
 
     def _heatmap(self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> Tensor:
@@ -277,6 +324,15 @@ def response_elsewhere(
     """The same where the target is 0: it says what ground truth says, and needs no teacher."""
     each = _response(student_logit, torch.zeros_like(student_logit), form)
     return torch.where(outside[:, None], each, 0.0).sum((0, 2, 3))
+
+
+def _cells(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p c"]:
+    """A map as all of its cells."""
+    return maps.float().flatten(2).mT
+
+
+def _masked(weight: Tensor, mask: Mask) -> Tensor:
+    return (weight > 0).to(weight) if mask == "binary" else weight
 
 
 def _response(logit: Tensor, target: Tensor, form: Response) -> Tensor:

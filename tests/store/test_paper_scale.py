@@ -6,6 +6,7 @@ import pytest
 
 from commands.plans import paper_plans
 from store.paper_scale import PAPERS
+from student_train.methods.labeldistill import LabelDistill, LabelDistillConfig
 
 PAPER = {paper.method: paper for paper in PAPERS}
 
@@ -38,9 +39,20 @@ def test_simdistill_keeps_what_its_dense_terms_read():
 
 def test_labeldistill_and_stxd_keep_cells():
     features = bytes_of("LabelDistill")
-    assert features["cells/stage_0"] == 760 * 128 * 2
-    assert features["coarse_cells/stage_1"] == 263 * 256 * 2
+    assert features["cells/stage_0"] == 732 * 128 * 2
+    assert features["coarse_cells/stage_1"] == 253 * 256 * 2
+    assert not {"cells/label_0", "coarse_cells/label_1"} & features.keys()
+    assert sum(features.values()) < 350_000
+    cached = bytes_of("LabelDistill, labels cached")
+    assert cached["cells/label_0"] == features["cells/stage_0"]
+    assert cached["coarse_cells/label_1"] == features["coarse_cells/stage_1"]
     assert bytes_of("STXD")["cells/bev_high"] == 900 * 256 * 2
+
+
+def test_labeldistills_plans_are_what_the_method_declares():
+    for labels, name in (("none", "LabelDistill"), ("cache", "LabelDistill, labels cached")):
+        config = LabelDistillConfig.model_validate({"labels": labels})
+        assert LabelDistill.needs(config, None) == frozenset(PAPER[name].needs)
 
 
 def test_the_page_has_the_printed_table():

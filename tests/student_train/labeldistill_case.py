@@ -32,6 +32,7 @@ CONTEXT = MethodContext(
     student_channels={Target.BEV_LOW: LOW, Target.STAGE_1: HALF},
     teacher_channels=TEACHER.info.shapes.further,
     student_frames=FRAMES,
+    teacher_sha256=TEACHER.info.identity.checkpoint_sha256,
 )
 TOKENS = ("one", "two")
 

@@ -1,23 +1,30 @@
 """LabelDistill from the foreground cache is LabelDistill from the teacher's whole maps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
+from nets.label_encoder import LabelEncoder, LabelEncoderConfig, frozen_label_encoder
+from runs.checkpoint import TEACHER_SHA256, load_checkpoint, save_checkpoint
+from runs.errors import CheckpointError, ConfigError
 from store.choices import Encoding
 from store.rows import CachedRow
 from store.schema import Target
-from student_train.methods.base import StudentMaps
-from student_train.methods.labeldistill import LabelDistill, channel_third
+from student_train.methods.base import StudentMaps, TeacherTargets
+from student_train.methods.labeldistill import LabelDistill, LabelDistillConfig, channel_third
 from tests import literal_labeldistill as literal
 from tests.student_train.labeldistill_case import (
     CLASS_TASK,
+    CONTEXT,
     FRAMES,
     GRID,
     TEACHER,
@@ -35,6 +42,12 @@ from tests.student_train.labeldistill_case import (
 LOSS_BOUND, GRADIENT_BOUND = 2**-10, 2**-9
 # What remains where nothing is rounded: a bilinear sample at a cell's centre, in float32.
 FLOAT32_BOUND = 2e-5
+
+SOME_VALUES = torch.tensor([[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 5.4, 0, 9, 3, 2, 0, 0, 0]])
+SOME_TRUTHS = [
+    Boxes3D(SOME_VALUES, torch.tensor([0, 3])),
+    Boxes3D(SOME_VALUES[:1] + 2, torch.tensor([8])),
+]
 
 
 def online(method: LabelDistill, student: StudentMaps, boxes: BoxBatch) -> dict[str, Tensor]:
@@ -69,12 +82,10 @@ def online(method: LabelDistill, student: StudentMaps, boxes: BoxBatch) -> dict[
 def gradients(terms: Mapping[str, Tensor], student: StudentMaps) -> dict[str, Tensor]:
     wanted = leaves(student)
     total = torch.stack(list(terms.values())).sum()
-    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    zeros = [torch.zeros_like(leaf) for leaf in wanted.values()]
-    return {
-        name: zero if own is None else own
-        for name, own, zero in zip(wanted, found, zeros, strict=True)
-    }
+    found = torch.autograd.grad(
+        total, list(wanted.values()), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(wanted, found, strict=True))
 
 
 @st.composite
@@ -164,10 +175,8 @@ def test_the_same_in_a_stored_view(
 @pytest.mark.parametrize("seed", [0, 1])
 def test_features_in_float32_leave_float32_rounding(seed: int):
     method = method_of(heatmap={"weight": 0}, box={"weight": 0})
-    values = torch.tensor([[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 5.4, 0, 9, 3, 2, 0, 0, 0]])
-    truths = [Boxes3D(values, torch.tensor([0, 3])), Boxes3D(values[:1] + 2, torch.tensor([8]))]
-    rows = rows_of(method, truths, BevAugment.identity(), Encoding.FLOAT32)
-    student, boxes = student_of(seed), BoxBatch.pad(truths)
+    rows = rows_of(method, SOME_TRUTHS, BevAugment.identity(), Encoding.FLOAT32)
+    student, boxes = student_of(seed), BoxBatch.pad(SOME_TRUTHS)
     cached = method(student, targets_of(method, rows), boxes).terms
     live = {name: t for name, t in online(method, student, boxes).items() if name in cached}
     for name in ("lidar", "label"):
@@ -176,3 +185,55 @@ def test_features_in_float32_leave_float32_rounding(seed: int):
     for name in (str(Target.BEV_LOW), str(Target.STAGE_1)):
         gap = (ours[name] - theirs[name]).norm() / theirs[name].norm()
         assert gap.item() < FLOAT32_BOUND
+
+
+def write_encoder(path: Path, teacher: str = TEACHER.info.identity.checkpoint_sha256) -> Path:
+    torch.manual_seed(4)
+    config = LabelEncoderConfig(grid=GRID, channels=(3, 5, 2), strides=(1, 2, 4), width=8)
+    run = {"encoder": config.model_dump(mode="json")}
+    save_checkpoint(path, "label_encoder", run, LabelEncoder(config), {TEACHER_SHA256: teacher})
+    return path
+
+
+@pytest.mark.parametrize("mask", ["soft", "binary"])
+def test_embedded_ground_truth_is_the_online_label_term(tmp_path: Path, mask: str):
+    """In the student's own frame, augmented or not; nothing of it is read from the cache."""
+    path = write_encoder(tmp_path / "label_encoder.pt")
+    others = {name: {"weight": 0} for name in ("lidar", "heatmap", "box")}
+    method = method_of(
+        labels="ground_truth", label_encoder=path, label_mask=mask, label={"weight": 1}, **others
+    )
+    assert method.needs(method.config, None) == frozenset()
+    boxes, student = BoxBatch.pad(SOME_TRUTHS), student_of(2)
+    term = method(student, TeacherTargets(), boxes).terms["label"]
+    checkpoint = load_checkpoint(path, "label_encoder")
+    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+    adaptors = method.label_adaptors
+    assert adaptors is not None
+    own = [
+        adaptors[0](channel_third(student.features[Target.BEV_LOW], 0, FRAMES)),
+        adaptors[1](channel_third(student.features[Target.STAGE_1], 0)),
+    ]
+    weight = literal.class_heatmaps(boxes, GRID).sum(1)
+    live = literal.feature_term(encoder(boxes)[:2], own, weight, binary=mask == "binary")
+    assert term.item() == pytest.approx(live.item(), rel=1e-5)
+    ours, theirs = (gradients({"label": value}, student) for value in (term, live))
+    for name in (str(Target.BEV_LOW), str(Target.STAGE_1)):
+        assert torch.allclose(ours[name], theirs[name], atol=1e-5)
+    # What is trained is the adaptors alone; the encoder stays as it is.
+    trained = {name for name, weight in method.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"label_adaptors"}
+    assert method.train()(student, TeacherTargets(), boxes).terms["label"].equal(term)
+
+
+def test_encoders_that_do_not_fit(tmp_path: Path):
+    with pytest.raises(ValidationError, match=r"set label_encoder to the label_encoder\.pt"):
+        method_of(labels="ground_truth")
+    alien = write_encoder(tmp_path / "alien.pt", teacher="ef" * 32)
+    with pytest.raises(CheckpointError, match="was trained for the teacher of checkpoint efefef"):
+        method_of(labels="ground_truth", label_encoder=alien)
+    own = write_encoder(tmp_path / "own.pt")
+    grid = GRID.model_copy(update={"cell_size": 2.0})
+    config = LabelDistillConfig(labels="ground_truth", label_encoder=own)
+    with pytest.raises(ConfigError, match=r"strides \(1, 2, 4\); expected the student's grid"):
+        LabelDistill(config, replace(CONTEXT, grid=grid))

@@ -60,7 +60,8 @@ def test_each_time_step_is_its_own_frame_under_one_draw_a_camera(
     for step, own in zip(steps.past, (frames[1], frames[0]), strict=True):
         assert step.depth is None
         # The frame by itself, under the same draws.
-        alone = run.reader.read(replace(own, prev=""), TURN, seed and np.random.default_rng(seed))
+        rng = None if seed is None else np.random.default_rng(seed)
+        alone = run.reader.read(replace(own, prev=""), TURN, rng)
         assert isinstance(alone, CameraInput)
         assert step.images.equal(alone.images)
         assert not step.images.equal(steps.images)
@@ -103,7 +104,7 @@ def low_gradient(student: CameraStudent, steps: CameraInput, channels: slice) ->
     low = student(steps).maps.features[Target.BEV_LOW]
     weight = student.depth.context.weight
     (gradient,) = torch.autograd.grad(low[:, channels].sum(), weight, allow_unused=True)
-    return gradient  # type: ignore[no-any-return]
+    return gradient
 
 
 @pytest.mark.parametrize("past_grad", [False, True])
