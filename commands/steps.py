@@ -24,7 +24,7 @@ from frames.kitti.reader import KittiFrame
 from frames.kitti.scoring import KittiScores
 from frames.loading import check_image_files
 from frames.scoring import Scores, score_nuscenes
-from frames.sensor_input import SENSORS, Modality, check_sensor_files
+from frames.sensor_input import SENSORS, check_sensor_files
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.errors import RunInterruptedError
@@ -232,7 +232,7 @@ class Detector:
 
     Attributes:
         role: ``teacher`` or ``student``.
-        kind: What it looks at; the official results file says so.
+        inputs: Sensors it looks at, as the official results file names them.
         check: Refuses frames that lack a file it reads.
         detect: Frames to detections.
         data: The data its run was trained on.
@@ -240,7 +240,7 @@ class Detector:
     """
 
     role: str
-    kind: Modality
+    inputs: tuple[str, ...]
     check: Callable[[Sequence[Frame]], None]
     detect: Detect
     data: DatasetConfig
@@ -255,11 +255,13 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
         teacher = own_teacher(checkpoint, device)
         check = partial(teacher_run.reader.check, training=False)
         grid = teacher.info.shapes.grid
-        return Detector("teacher", teacher_run.kind, check, teacher.detect, teacher_run.data, grid)
+        inputs = SENSORS[teacher_run.kind]
+        return Detector("teacher", inputs, check, teacher.detect, teacher_run.data, grid)
     run = parse_config(checkpoint.config, StudentRun, source)
     student = StudentDetector(checkpoint, device)
     check = partial(run.reader.check, training=False)
-    return Detector("student", run.kind, check, student.detect, run.data, run.student.grid)
+    inputs = SENSORS[run.kind]
+    return Detector("student", inputs, check, student.detect, run.data, run.student.grid)
 
 
 def evaluate(
@@ -314,4 +316,4 @@ def _score(
         focal = float(of_kitti[0].view.image_from_cam[1, 1])
         levels = difficulties(data.difficulties, focal)
         return score_frames(of_kitti, found, data.classes, out_dir, levels)
-    return score_nuscenes(data, frames, found, out_dir, inputs=SENSORS[detector.kind])
+    return score_nuscenes(data, frames, found, out_dir, inputs=detector.inputs)

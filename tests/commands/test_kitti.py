@@ -107,7 +107,7 @@ def ready(frames: Sequence[Frame]) -> None:
 
 
 def oracle(root: Path, split: str = "training") -> steps.Detector:
-    return steps.Detector("teacher", "lidar", ready, detect, config(root, split), GRID)
+    return steps.Detector("teacher", ("lidar",), ready, detect, config(root, split), GRID)
 
 
 def test_evaluate_scores_as_the_data_set_does(root: Path, tmp_path: Path):
@@ -152,7 +152,7 @@ def moved(frames: Sequence[Frame]) -> list[Detections]:
 @real
 def test_a_real_stereo_frame(tmp_path: Path):
     data = KittiConfig(root=KITTI, split="000107")
-    detector = steps.Detector("student", "camera", ready, moved, data, GRID)
+    detector = steps.Detector("student", ("camera",), ready, moved, data, GRID)
     result = steps.evaluate(detector, data, tmp_path, pictures=1)
     assert isinstance(result.scores, dict)
     # Seven cars, all found.
