@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from frames.anchor_assign import nearest_overlap
-from frames.box_code import CODE_SIZE, HEIGHT, LOG_SIZE, OFFSET, encode_boxes_at
+from frames.box_code import CODE_SIZE, HEIGHT, LOG_SIZE, OFFSET, SIN_COS, encode_boxes_at
 from frames.boxes import CENTRE, SIZE, BoxBatch
 from frames.grid import BEVGrid
 from nets.center_head import CenterMaps
@@ -159,5 +159,7 @@ def _decode(code: Float32[Tensor, "k 10"], cell_size: float) -> Float32[Tensor, 
     """Boxes x y z l w h yaw about the corners of their cells, edges in ``SIZE_BOUNDS``."""
     # Before the exponential: where that is infinite, its gradient would not be a number.
     size = code[:, LOG_SIZE].clamp(*(math.log(bound) for bound in SIZE_BOUNDS)).exp()
-    yaw = torch.atan2(code[:, 6:7], code[:, 7:8])
+    # No term teaches by this angle, and that of (0, 0) has no gradient.
+    sine, cosine = code[:, SIN_COS].detach().unbind(1)
+    yaw = torch.atan2(sine, cosine)[:, None]
     return torch.cat([code[:, OFFSET] * cell_size, code[:, HEIGHT], size, yaw], dim=-1)

@@ -32,18 +32,18 @@ class StudentInput(Protocol):
         ...
 
 
-@runtime_checkable
-class Reader(Protocol):
+class Reader(ABC):
     """Reads a frame's files for one kind of student; loader processes carry it."""
 
+    @abstractmethod
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """Refuse frames that lack what will be read.
 
         Raises:
             DataError: Naming the first such frame or file.
         """
-        ...
 
+    @abstractmethod
     def read(
         self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
     ) -> StudentInput:
@@ -54,7 +54,6 @@ class Reader(Protocol):
             augment: Of its BEV frame.
             rng: Draws what else is augmented; None: as in testing, where no depth is read.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

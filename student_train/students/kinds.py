@@ -9,6 +9,7 @@ from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig
+from student_train.students.bev_input import BEVReader
 from student_train.students.camera import CameraStudent, CameraStudentConfig
 from student_train.students.camera_input import CameraReader
 from student_train.students.past_input import PastReader
@@ -62,12 +63,13 @@ def build_reader(
         image_augment: Of each image, where they are augmented.
     """
     if isinstance(config, BEVStudentConfig):
-        return SensorReader(
+        sensors = SensorReader(
             kind=config.kind,
             cameras=cameras,
             image_augment=image_augment,
             depth_stride=config.depth_stride,
         )
+        return BEVReader(sensors)
     with_depth = config.depth_loss_weight > 0
     if isinstance(config, StereoStudentConfig):
         return StereoReader(config.image_size, config.image_scale, with_depth=with_depth)

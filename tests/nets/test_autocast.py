@@ -102,7 +102,7 @@ def test_the_stereo_network_samples_where_it_does_in_float32() -> None:
     # Rounded features; pixels off by one would make it several tenths.
     assert gap < 0.05
     (
-        head.logit.sum() + head.code.square().sum() + maps.depth_logit.float().square().sum()
+        head.logit.sum() + head.code.square().sum() + maps.plane_logit.float().square().sum()
     ).backward()
     grads = [p.grad for p in liga.parameters() if p.grad is not None]
     assert all(g.isfinite().all() for g in grads)

@@ -152,6 +152,14 @@ def test_wild_maps_have_a_finite_loss_and_gradient():
     assert wild.box_code.grad.isfinite().all()
 
 
+def test_a_head_that_says_nothing_has_a_finite_gradient():
+    code = torch.zeros(3, 6, 11, *GRID.shape, requires_grad=True)
+    maps = CenterMaps(torch.zeros(3, 10, *GRID.shape), code, CLASS_TASK)
+    torch.stack(list(IouAwareLoss(CONFIG)(maps, SCENE, GRID).values())).sum().backward()
+    assert code.grad is not None
+    assert code.grad.isfinite().all()
+
+
 def test_padding_is_ignored_and_a_batch_is_the_sum_over_the_count_of_its_cells():
     one, two = boxes_of([CAR]), boxes_of([CAR, BUS, TRAILER])
     maps = random_maps(2)
