@@ -46,6 +46,9 @@ SIZES = (
     *((4.6, 2.0), (6.9, 2.5), (6.4, 2.9), (11.1, 2.9), (12.3, 2.9), (0.5, 2.5)),
     *((2.1, 0.8), (1.7, 0.6), (0.7, 0.7), (0.4, 0.4)),
 )
+# How often they are: 3,611 boxes with a LiDAR or radar point on this grid, in the 81 key frames of
+# nuScenes' mini_val. Their own sizes cover 5.8 cells a box.
+COUNTS = (1963, 105, 0, 37, 0, 0, 229, 39, 1201, 37)
 
 
 class RandomTeacher:
@@ -125,7 +128,7 @@ def _sparse(values: Tensor) -> Tensor:
 
 
 def random_frames(count: int, boxes: int, together: float) -> list[Frame]:
-    """Frames of one scene with boxes of nuScenes' mean sizes.
+    """Frames of one scene with boxes of nuScenes' mean sizes and frequencies.
 
     Args:
         count: Frames.
@@ -134,8 +137,9 @@ def random_frames(count: int, boxes: int, together: float) -> list[Frame]:
     """
     rng = np.random.default_rng(0)
     frames = []
-    for index in range(count):
-        labels = rng.integers(0, len(SIZES), boxes)
+    ends = np.round(np.cumsum(COUNTS) / sum(COUNTS) * count * boxes).astype(int)
+    every = rng.permutation(np.repeat(np.arange(len(SIZES)), np.diff(ends, prepend=0)))
+    for index, labels in enumerate(every.reshape(count, boxes)):
         values = np.zeros((boxes, 9), np.float32)
         values[:, :2] = rng.uniform(-50, 50, (boxes, 2))
         for box in (rng.random(boxes) < together).nonzero()[0]:
