@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,4 +118,5 @@ def test_missing_files_and_cameras_are_told(frames: list[Frame]):
 def frame_without(frame: Frame, sensor: str) -> Frame:
     """The frame, its sensor's files elsewhere."""
     moved = tuple(replace(one, path=Path("gone")) for one in getattr(frame, sensor))
-    return replace(frame, **{sensor: moved})
+    changes: dict[str, Any] = {sensor: moved}
+    return replace(frame, **changes)

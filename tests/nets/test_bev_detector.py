@@ -55,7 +55,10 @@ def parameters(*modules: nn.Module) -> int:
 
 
 def config_of(kind: Modality, **changes: Any) -> BEVDetectorConfig:
-    sensors = {"lidar": {"lidar": LIDAR}, "camera": {"camera": CAMERA}}
+    sensors: dict[str, dict[str, Any]] = {
+        "lidar": {"lidar": LIDAR},
+        "camera": {"camera": CAMERA},
+    }
     values = {
         "grid": GRID.model_dump(),
         **(sensors["lidar"] | sensors["camera"] if kind == "fusion" else sensors[kind]),

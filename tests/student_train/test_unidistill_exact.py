@@ -88,7 +88,10 @@ class Online:
 
     def from_cache(self) -> dict[str, Tensor]:
         """The method's weighted terms."""
-        return self.method(self.student, self.targets, BoxBatch.pad([self.truth])).terms
+        terms: dict[str, Tensor] = self.method(
+            self.student, self.targets, BoxBatch.pad([self.truth])
+        ).terms
+        return terms
 
     def in_the_loop(self, form: Form) -> dict[str, Tensor]:
         """The same, literally, from the teacher's whole maps."""
