@@ -1,0 +1,141 @@
+"""Tables of ``benchmarks/gains.py``: figures of each arm over seeds, and gains over its base."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.gain_parts import Arm
+from commands.tables import METRICS
+
+# Official AP from which on a class counts as found.
+FOUND = 0.02
+TP_ERRORS = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err"}
+Result = dict[str, Any]
+Run = tuple[str, int]  # arm or teacher, seed
+Figures = dict[str, dict[Run, dict[str, float]]]  # title -> run -> column -> value
+
+
+def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table]:
+    """Mean ± standard deviation over seeds and paired differences, for each group of figures."""
+    return [
+        table
+        for title, figures in _figures(results).items()
+        for table in (_spread_table(title, figures, arms), _gain_table(title, figures, arms))
+    ]
+
+
+def _figures(results: Mapping[Run, Result]) -> Figures:
+    scores = {run: result["scores"] for run, result in results.items()}
+    kitti = "class_ap" not in next(iter(scores.values()))
+    figures = _kitti(scores) if kitti else _nuscenes(scores)
+    kept = {
+        run: {
+            name.removeprefix("mean/xgd/kept/"): value
+            for name, value in result["figures"].items()
+            if name.startswith("mean/xgd/kept/")
+        }
+        for run, result in results.items()
+    }
+    return figures | {"kept by xgd": {run: row for run, row in kept.items() if row}}
+
+
+def _kitti(scores: Mapping[Run, Mapping[str, float]]) -> Figures:
+    """Moderate AP of each class and their mean."""
+    wanted = {
+        "AP_3D moderate, strict overlaps, 40 recalls": "3d/moderate/strict/r40",
+        "AP_3D moderate, loose overlaps, 40 recalls": "3d/moderate/loose/r40",
+        "AP_BEV moderate, strict overlaps, 40 recalls": "bev/moderate/strict/r40",
+    }
+    figures: Figures = {}
+    for title, setting in wanted.items():
+        figures[title] = {}
+        for run, row in scores.items():
+            classes = {
+                name.split("/")[0]: value for name, value in row.items() if name.endswith(setting)
+            }
+            figures[title][run] = classes | {"mean": statistics.mean(classes.values())}
+    return figures
+
+
+def _nuscenes(scores: Mapping[Run, Mapping[str, Any]]) -> Figures:
+    """The official metrics, also by distance, and those of each class that every run finds."""
+    found = [
+        name
+        for name in next(iter(scores.values()))["class_ap"]
+        if all(row["class_ap"][name] >= FOUND for row in scores.values())
+    ]
+    official = _official(scores)
+    by_distance = {
+        f"official metrics, {metres} m": _official(
+            {run: row["by_distance"][metres] for run, row in scores.items()}
+        )
+        for metres in next(iter(scores.values()))["by_distance"]
+    }
+    each = {
+        name: {
+            run: {"AP": row["class_ap"][name]}
+            | {
+                column: row["class_errors"][name][key]
+                for column, key in TP_ERRORS.items()
+                # The evaluator has no velocity for barriers, no heading for cones.
+                if not math.isnan(row["class_errors"][name][key])
+            }
+            for run, row in scores.items()
+        }
+        for name in found
+    }
+    return {"official metrics": official} | by_distance | each
+
+
+def _official(scores: Mapping[Run, Mapping[str, Any]]) -> dict[Run, dict[str, float]]:
+    return {run: {name: row[key] for name, key in METRICS.items()} for run, row in scores.items()}
+
+
+def _spread_table(
+    title: str, figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
+) -> Table:
+    columns = _columns(figures)
+    table = Table("arm", *columns, title=f"{title}: mean ± standard deviation over seeds")
+    teachers = sorted({arm.teacher for arm in arms.values()})
+    for name in (*teachers, *arms):
+        runs = [row for (own, _), row in figures.items() if own == name]
+        if runs:
+            table.add_row(name, *(_spread([row[column] for row in runs]) for column in columns))
+    return table
+
+
+def _gain_table(
+    title: str, figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
+) -> Table:
+    columns = _columns(figures)
+    table = Table("arm", *columns, title=f"{title}: paired difference to no method, mean (each)")
+    for name, arm in arms.items():
+        pairs = [
+            (row, figures[arm.base, seed])
+            for (own, seed), row in sorted(figures.items())
+            if own == name and arm.method != "none" and (arm.base, seed) in figures
+        ]
+        if pairs:
+            table.add_row(
+                name, *(_gain([ours[c] - theirs[c] for ours, theirs in pairs]) for c in columns)
+            )
+    return table
+
+
+def _columns(figures: Mapping[Run, Mapping[str, float]]) -> list[str]:
+    """Those that every run has."""
+    rows = list(figures.values())
+    return [name for name in rows[0] if all(name in row for row in rows)] if rows else []
+
+
+def _spread(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.4g} ± {deviation:.2g}"
+
+
+def _gain(values: list[float]) -> str:
+    each = " ".join(f"{value:+.3g}" for value in values)
+    return f"{statistics.mean(values):+.3g}\n({each})"
