@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +116,6 @@ def test_missing_files_and_cameras_are_told(frames: list[Frame]):
 
 def frame_without(frame: Frame, sensor: str) -> Frame:
     """The frame, its sensor's files elsewhere."""
-    moved = tuple(replace(one, path=Path("gone")) for one in getattr(frame, sensor))
-    changes: dict[str, Any] = {sensor: moved}
-    return replace(frame, **changes)
+    if sensor == "sweeps":
+        return replace(frame, sweeps=tuple(replace(s, path=Path("gone")) for s in frame.sweeps))
+    return replace(frame, cameras=tuple(replace(c, path=Path("gone")) for c in frame.cameras))

@@ -55,13 +55,10 @@ def parameters(*modules: nn.Module) -> int:
 
 
 def config_of(kind: Modality, **changes: Any) -> BEVDetectorConfig:
-    sensors: dict[str, dict[str, Any]] = {
-        "lidar": {"lidar": LIDAR},
-        "camera": {"camera": CAMERA},
-    }
-    values = {
+    sensors: dict[str, Any] = {"lidar": LIDAR, "camera": CAMERA}
+    values: dict[str, Any] = {
         "grid": GRID.model_dump(),
-        **(sensors["lidar"] | sensors["camera"] if kind == "fusion" else sensors[kind]),
+        **{name: own for name, own in sensors.items() if kind in (name, "fusion")},
         "backbone": {
             "in_channels": 6,
             "channels": (8,),
