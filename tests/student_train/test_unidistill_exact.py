@@ -20,7 +20,7 @@ from store.reader import open_cache
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset
-from student_train.methods.base import Method, StudentMaps, TeacherTargets
+from student_train.methods.base import Method, MethodResult, StudentMaps, TeacherTargets
 from student_train.train import StudentTraining, needs_of
 from teacher_dump.teachers import CenterPointTeacher, own_teacher
 from tests.command import command, succeed
@@ -88,10 +88,9 @@ class Online:
 
     def from_cache(self) -> dict[str, Tensor]:
         """The method's weighted terms."""
-        terms: dict[str, Tensor] = self.method(
-            self.student, self.targets, BoxBatch.pad([self.truth])
-        ).terms
-        return terms
+        boxes = BoxBatch.pad([self.truth])
+        result: MethodResult = self.method(self.student, self.targets, boxes)
+        return dict(result.terms)
 
     def in_the_loop(self, form: Form) -> dict[str, Tensor]:
         """The same, literally, from the teacher's whole maps."""
