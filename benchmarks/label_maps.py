@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 
@@ -48,7 +49,7 @@ def main(
     seed_run(run.fit.seed, run.fit.threads)
     cache = open_cache(store).only(LABEL_ARRAYS)
     checkpoint = load_checkpoint(label_encoder, "label_encoder")
-    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, torch.device("cpu"))
     data = StudentDataset(read_frames(run.data), run, None, frozenset())
     step = make_step(LoopTraining(run, None), data)
     seconds = _measure(cache, encoder, step, WARM_UP + batches, run.fit.batch_size)

@@ -108,18 +108,18 @@ class FrozenLabelEncoder(Frozen, LabelEncoder):
 
 
 def frozen_label_encoder(
-    config: Mapping[str, Any], load_into: Callable[[nn.Module], None]
+    config: Mapping[str, Any], load_into: Callable[[nn.Module], None], device: torch.device
 ) -> FrozenLabelEncoder:
-    """The encoder of a checkpoint, in eval mode, without gradient, on the CPU.
+    """The encoder of a checkpoint, in eval mode, without gradient.
 
     Args:
         config: ``Checkpoint.config``; its ``encoder`` is a ``LabelEncoderConfig``.
         load_into: ``Checkpoint.load_into``.
+        device: Where it goes.
     """
     encoder = FrozenLabelEncoder(LabelEncoderConfig.model_validate(config["encoder"]))
     load_into(encoder)
-    encoder.eval().requires_grad_(requires_grad=False)
-    return encoder
+    return encoder.to(device).eval().requires_grad_(requires_grad=False)
 
 
 def _perceptron(*widths: int) -> nn.Sequential:

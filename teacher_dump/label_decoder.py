@@ -75,7 +75,7 @@ class LabelDetector:
 
     def __init__(self, labels: Checkpoint, teacher: Checkpoint, device: torch.device) -> None:
         labels.require_teacher(teacher.sha256)
-        self.encoder = frozen_label_encoder(labels.config, labels.load_into).to(device)
+        self.encoder = frozen_label_encoder(labels.config, labels.load_into, device)
         self.decoder = LabelDecoder(teacher).to(device)
         self.device = device
 

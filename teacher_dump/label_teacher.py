@@ -16,7 +16,7 @@ from store.schema import Need, Places
 from teacher_dump.protocol import Teacher, TeacherInfo, TeacherOutput
 from teacher_dump.stages import LABELS, of_stages
 
-# Where LabelDistill's loss reads them: in the support of the Gaussians, on each map's own grid.
+# Where LabelDistill's loss reads them.
 PLACES = {1: Places.CELLS, 2: Places.COARSE_CELLS}
 
 
@@ -39,7 +39,7 @@ class LabelledTeacher:
         checkpoint.require_teacher(teacher.info.identity.checkpoint_sha256)
         self.teacher = teacher
         self.device = device
-        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into).to(device)
+        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, device)
         config, shapes = self.encoder.config, teacher.info.shapes
         self.stages = of_stages(LABELS, config.strides)
         channels = {target: config.channels[k] for target, k in self.stages}
@@ -65,7 +65,7 @@ class LabelledTeacher:
 
 
 def label_needs(info: TeacherInfo) -> list[Need]:
-    """Its label maps in the support of ground truth's Gaussians; none without an encoder."""
+    """Its label maps at the cells of ground truth's Gaussians; none without an encoder."""
     if info.label_encoder is None:
         return []
     held = info.shapes.further

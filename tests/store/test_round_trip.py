@@ -1,3 +1,4 @@
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -21,11 +22,13 @@ from store.errors import (
     NotACacheError,
     UnknownTokenError,
 )
+from store.files import HASH_KEY, sealed_json
 from store.reader import Cache, open_cache
 from store.rows import CachedRow, RowValues
 from store.schema import Places
 from store.summary import summary
 from store.unsealed import UnsealedRows
+from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import (
     build,
@@ -267,6 +270,20 @@ def test_a_row_knows_its_past(tmp_path: Path):
     past = cache.identities()[row.prev]
     assert (past.token, row.next, past.timestamp_us) == ("token-0001", -1, 1_000_001)
     np.testing.assert_array_equal(row.global_from_ego, identities(3)[2].global_from_ego)
+
+
+def test_a_store_from_before_there_were_label_encoders_is_read(tmp_path: Path):
+    """Its fingerprint lacks the key."""
+    path = build(tmp_path / "store", 3)
+    manifest = path / layout.MANIFEST
+    document = json.loads(manifest.read_bytes())
+    assert document["fingerprint"].pop("label_encoder") is None
+    del document[HASH_KEY]
+    manifest.write_bytes(sealed_json(document))
+    cache = open_cache(path)
+    assert cache.fingerprint == fingerprint(identities(3))
+    assert_same(cache["token-0002"], usual_values(cache.fingerprint, 2))
+    assert verify(path) == []
 
 
 def test_a_grid_that_has_no_half_is_stored_too(tmp_path: Path):

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
-from frames.cell_masks import foreground_cells
 from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
 from nets.label_encoder import LabelEncoder, frozen_label_encoder
@@ -23,14 +21,16 @@ from store.choices import Coverage
 from store.errors import FingerprintError, PlanError
 from store.plan import plan_arrays
 from store.reader import open_cache
-from store.rows import rows_of_frames
-from store.schema import Fingerprint, Need, Places, Target
+from store.rows import CachedRow, rows_of_frames
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, plan_dump
+from teacher_dump.dump import dump as write_dump
 from teacher_dump.label_teacher import LabelledTeacher, label_needs
 from teacher_dump.part_task import DumpJob, write_part
 from teacher_dump.protocol import Teacher
+from teacher_dump.recheck import draw_rows, recheck
 from teacher_dump.stages import LABELS, STAGES, of_stages
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import CenterPointTeacher, own_teacher
@@ -95,7 +95,7 @@ def dump(made: Path, world: Path, tmp_path: Path) -> Callable[..., Path]:
 def on_the_fly(made: Path, boxes: Boxes3D) -> list[Tensor]:
     """As a student's step computes them: a frozen encoder, ground truth, nothing else."""
     checkpoint = load_checkpoint(made / "label_encoder.pt", "label_encoder")
-    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, CPU)
     # A method owns it as a sub-module, and the trainer puts the method in train mode.
     assert not nn.ModuleList([encoder]).train()[0].training
     assert not any(module.training for module in encoder.modules())
@@ -103,14 +103,14 @@ def on_the_fly(made: Path, boxes: Boxes3D) -> list[Tensor]:
     return [map_[0] for map_ in encoder(BoxBatch.pad([boxes]))]
 
 
-def check_row(made: Path, grid: BEVGrid, gt: Boxes3D, arrays: dict[str, object]) -> int:
+def check_row(made: Path, row: CachedRow) -> int:
     """The stored label maps are those computed on the fly, to float16; returns how many cells."""
-    expected = on_the_fly(made, gt)
+    expected = on_the_fly(made, row.gt)
     assert [tuple(map_.shape) for map_ in expected] == [(6, 16, 16), (10, 8, 8)]
     cells = 0
-    for k, (places, own) in enumerate([(Places.CELLS, grid), (Places.COARSE_CELLS, grid.coarser)]):
-        index = foreground_cells(gt, own, [CENTER_HEAD])
-        stored = torch.as_tensor(arrays[f"{places}/label_{k}"])
+    for k, places in enumerate((Places.CELLS, Places.COARSE_CELLS)):
+        index = row.arrays[f"{places}/index"]
+        stored = torch.from_numpy(row.arrays[f"{places}/label_{k}"])
         assert stored.dtype == torch.float16
         wanted = expected[k].flatten(1)[:, index].T
         gap = (stored.float() - wanted).abs() / wanted.abs().clamp(min=1)
@@ -128,14 +128,10 @@ def test_stored_label_maps_are_those_computed_on_the_fly(
     store = dump("store", "--label-encoder", made / "label_encoder.pt", "--views", views)
     cache = open_cache(store)
     assert cache.fingerprint.label_encoder == load_checkpoint(made / "label_encoder.pt").sha256
-    assert (
-        len({cache.row(cache.tokens[0], view).gt.values.sum().item() for view in range(views)})
-        == views
-    )
     for token in cache.tokens:
-        for view in range(views):
-            row = cache.row(token, view)
-            assert check_row(made, cache.fingerprint.grid, row.gt, dict(row.arrays)) > 50
+        rows = [cache.row(token, view) for view in range(views)]
+        assert len({row.gt.values.sum().item() for row in rows}) == views
+        assert all(check_row(made, row) > 50 for row in rows)
 
 
 def test_dense_stores_hold_the_whole_maps(made: Path, dump: Callable[..., Path]):
@@ -241,6 +237,38 @@ def test_stages_are_the_backbones_own(plain: CenterPointTeacher, world: Path, tm
             )
 
 
+@pytest.mark.parametrize("coverage", list(Coverage))
+def test_stores_of_stages_pass_a_recheck(
+    plain: CenterPointTeacher, world: Path, tmp_path: Path, coverage: Coverage
+):
+    data = teacher_run(tmp_path, world).data
+    frames = read_frames(data)
+    plan = plan_dump(plain, frames, data, STAGE_NEEDS, DumpOptions(coverage=coverage))
+    write_dump(plain, frames, StoreWriter.open(tmp_path / "s", plan.fingerprint, plan.rows))
+    cache = open_cache(tmp_path / "s")
+    checks = {c.array: c for c in recheck(plain, cache, draw_rows(cache, frames, 3, seed=0))}
+    names = {
+        Coverage.DENSE: {"stage_0", "stage_1"},
+        Coverage.FOREGROUND: {"cells/stage_0", "coarse_cells/stage_1"},
+    }[coverage]
+    assert names | {"cells/index", "coarse_cells/index"} <= checks.keys()
+    assert all(check.passed for check in checks.values())
+
+
+def test_what_carrying_label_maps_over_costs_is_measured(
+    made: Path, dump: Callable[..., Path], tmp_path: Path
+):
+    encoder = ("--label-encoder", made / "label_encoder.pt")
+    store = dump("store", *encoder)
+    text = succeed(
+        *("recheck", tmp_path / "student.toml", store, "--checkpoint", made / "teacher.pt"),
+        *(*encoder, "--carry-over", 1, "--rows", 2, "--json", "--device", "cpu"),
+    )
+    errors = {error["target"]: error["relative_l2"] for error in json.loads(text)}
+    # A turned box is no turned map of the box.
+    assert errors["label_0"] > 0.01
+
+
 def test_a_teacher_of_one_stage_gives_one(world: Path, tmp_path: Path):
     path = write_untrained_teacher(tmp_path, world)
     info = own_teacher(load_checkpoint(path), CPU).info
@@ -255,10 +283,3 @@ def test_a_teacher_of_one_stage_gives_one(world: Path, tmp_path: Path):
 def test_stages_by_their_strides():
     assert of_stages(STAGES, (1, 2, 4)) == [(Target.STAGE_0, 0), (Target.STAGE_1, 1)]
     assert of_stages(LABELS, (2, 2)) == [(Target.LABEL_1, 0)]
-
-
-def test_a_fingerprint_from_before_there_were_encoders_is_read(dump: Callable[..., Path]):
-    made_for = open_cache(dump("old", "--methods", "xgd")).fingerprint
-    document = made_for.model_dump(mode="json")
-    assert document.pop("label_encoder") is None
-    assert Fingerprint.model_validate(document) == made_for
