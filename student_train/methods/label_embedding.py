@@ -32,7 +32,10 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         checkpoint = load_checkpoint(path, "label_encoder")
         checkpoint.require_teacher(context.teacher_sha256)
-        self.encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+        # The trainer moves it with the method.
+        self.encoder = frozen_label_encoder(
+            checkpoint.config, checkpoint.load_into, torch.device("cpu")
+        )
         config = self.encoder.config
         if config.grid != context.grid or not set(STRIDES) <= set(config.strides):
             raise ConfigError(

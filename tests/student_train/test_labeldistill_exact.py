@@ -207,7 +207,7 @@ def test_embedded_ground_truth_is_the_online_label_term(tmp_path: Path, mask: st
     boxes, student = BoxBatch.pad(SOME_TRUTHS), student_of(2)
     term = method(student, TeacherTargets(), boxes).terms["label"]
     checkpoint = load_checkpoint(path, "label_encoder")
-    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into)
+    encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, torch.device("cpu"))
     adaptors = method.label_adaptors
     assert adaptors is not None
     own = [
