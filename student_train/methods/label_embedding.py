@@ -32,6 +32,7 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         checkpoint = load_checkpoint(path, "label_encoder")
         checkpoint.require_teacher(context.teacher_sha256)
+        # The trainer moves it with the method.
         self.encoder = frozen_label_encoder(
             checkpoint.config, checkpoint.load_into, torch.device("cpu")
         )
