@@ -48,5 +48,6 @@ def relation(features: Float[Tensor, "*n 9 c"]) -> Float[Tensor, "*n 45"]:
     The released 9 x 9 matrix is symmetric; its diagonal is 1 but for points off the map.
     """
     unit = features / (features.norm(dim=-1, keepdim=True) + NORM_EPSILON)
-    cosines: Tensor = unit @ unit.mT
-    return cosines[..., PAIRS[0], PAIRS[1]]
+    # Not by a matrix product, which autocast would round.
+    cosines: Tensor = (unit[..., PAIRS[0], :] * unit[..., PAIRS[1], :]).sum(-1)
+    return cosines

@@ -26,7 +26,8 @@ def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for coverage in ("foreground", "dense"):
         succeed(
             *("dump-teacher", student, "--checkpoint", folder / "teacher" / "teacher.pt"),
-            *("--coverage", coverage, "--out", folder / coverage, "--device", "cpu"),
+            *("--methods", "xgd,imitation", "--coverage", coverage),
+            *("--out", folder / coverage, "--device", "cpu"),
         )
     return folder
 

@@ -238,7 +238,7 @@ def relation_loss(
         valid: False on padding.
     """
     gap = (student - teacher.detach().float()).abs()
-    return _per_box(gap @ PAIR_SHARE.to(gap), valid)
+    return _per_box((gap * PAIR_SHARE.to(gap)).sum(-1), valid)
 
 
 def class_loss(

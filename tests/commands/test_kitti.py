@@ -128,7 +128,7 @@ def test_the_command_evaluate(
     """A frame of testing has no labels: its result files are all there is."""
     # In place of a checkpoint: the cars themselves.
     monkeypatch.setattr("runs.checkpoint.load_checkpoint", lambda path: path)
-    monkeypatch.setattr(steps, "load_detector", lambda *_: oracle(root))
+    monkeypatch.setattr(steps, "load_detectors", lambda *_: (oracle(root), None))
     arguments = ("evaluate", "x.pt", "--split", split, "--out", tmp_path, "--pictures", 0)
     assert says in succeed(*arguments)
     assert (tmp_path / "metrics.json").is_file() == (split == "training")

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,7 +112,9 @@ def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_pat
     text = succeed(*common, tmp_path / "store", *mortal(tmp_path / "m", 1), "--workers", 2)
     assert len(list((tmp_path / "m").glob("dead-*"))) == 1
     assert text.count("lost so far") == 1
-    assert "lost so far: 1 of 2 workers; the part each was at will be done again" in text
+    # On a busy machine the other may not have come yet.
+    lost = r"lost so far: 1 of [12] workers; the part each was at will be done again"
+    assert re.search(lost, text)
     assert "40/40" in text
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
 
