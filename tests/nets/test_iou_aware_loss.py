@@ -215,7 +215,7 @@ def literal(maps: CenterMaps, boxes: BoxBatch, *, swapped: bool) -> dict[str, li
                 *truth[7:].tolist(),
             ]
             box += sum(
-                w * abs(float(x) - y) for w, x, y in zip(weights, code, target, strict=False)
+                w * abs(float(x) - y) for w, x, y in zip(weights, code[:10], target, strict=True)
             )
             mine, theirs = decoded(code), decoded(torch.tensor(target).double())
             iou += abs(float(code[10]) - 2 * (nearest_bev(mine, theirs) - 0.5))
