@@ -109,7 +109,13 @@ def test_readers_through_a_bad_network_get_right_rows_or_a_clear_error(
     assert "wrong" not in seen
     assert seen["right"] > READERS * ROWS * 0.9, seen
     errors = {name for name in seen if name.endswith("Error")}
-    assert errors <= {"RemoteError", "DamagedStoreError", "UnsafeStoreError"}, seen
+    # Each file is asked for three times: that all three go wrong is rare, not impossible.
+    assert errors <= {
+        "RemoteError",
+        "DamagedStoreError",
+        "AlteredFileError",
+        "UnsafeStoreError",
+    }, seen
 
 
 @pytest.mark.parametrize("fault", [unavailable, pytest.param(stalled, marks=pytest.mark.slow)])
