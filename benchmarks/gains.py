@@ -15,7 +15,7 @@ are printed too.
 import json
 import multiprocessing
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
 
@@ -57,33 +57,48 @@ def main(
     chosen = {name: wanted.arms[name] for name in names}
     root, prefix = out / "world", configs / wanted.prefix
     make_world(load_world(configs / f"{wanted.world}_world.toml"), root, workers=jobs)
-    results: dict[Run, Result] = {}
-    for teacher in sorted({arm.teacher for arm in chosen.values() if arm.method != "none"}):
-        run = load_config(Path(f"{prefix}_{teacher}.toml"), TeacherRun, data__root=root)
-        results[teacher, 0] = _teach(run, out / teacher)
-    if any(arm.embeds_labels for arm in chosen.values()):
-        _train_labels(Path(f"{prefix}_{LABEL_ENCODER}.toml"), out)
-    runs = {
-        name: arm.of(
-            load_config(Path(f"{prefix}_{arm.student}.toml"), StudentRun, data__root=root), out
-        )
-        for name, arm in chosen.items()
-    }
-    stores = _dump(chosen, runs, out)
+    teachers = sorted({arm.teacher for arm in chosen.values() if arm.method != "none"})
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = {
-            pool.submit(
-                _train_and_score, runs[name], seed, stores.get(name), out / f"{name}-{seed}"
-            ): (name, seed)
-            for seed in map(int, seeds.split(","))
-            for name in names
+        results = _side_by_side(
+            {
+                (name, 0): pool.submit(
+                    _teach,
+                    load_config(Path(f"{prefix}_{name}.toml"), TeacherRun, data__root=root),
+                    out / name,
+                )
+                for name in teachers
+            }
+        )
+        if any(arm.embeds_labels for arm in chosen.values()):
+            _train_labels(Path(f"{prefix}_{LABEL_ENCODER}.toml"), out)
+        runs = {
+            name: arm.of(
+                load_config(Path(f"{prefix}_{arm.student}.toml"), StudentRun, data__root=root), out
+            )
+            for name, arm in chosen.items()
         }
-        for done in as_completed(waiting):
-            results[waiting[done]] = done.result()
-            console.print(waiting[done], "done")
+        stores = _dump(chosen, runs, out)
+        results |= _side_by_side(
+            {
+                (name, seed): pool.submit(
+                    _train_and_score, runs[name], seed, stores.get(name), out / f"{name}-{seed}"
+                )
+                for seed in map(int, seeds.split(","))
+                for name in names
+            }
+        )
     for table in tables(results, chosen):
         console.print(table)
+
+
+def _side_by_side(runs: Mapping[Run, Future[Result]]) -> dict[Run, Result]:
+    """What the runs have come to, each announced as it ends."""
+    whose = {future: run for run, future in runs.items()}
+    for done in as_completed(whose):
+        done.result()
+        console.print(whose[done], "done")
+    return {run: future.result() for run, future in runs.items()}
 
 
 def _teach(run: TeacherRun, folder: Path) -> Result:
