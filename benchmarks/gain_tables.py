@@ -29,8 +29,7 @@ def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table
 
 def _figures(results: Mapping[Run, Result]) -> Figures:
     scores = {run: result["scores"] for run, result in results.items()}
-    kitti = "class_ap" not in next(iter(scores.values()))
-    figures = _kitti(scores) if kitti else _nuscenes(scores)
+    figures = _nuscenes(scores) if of_nuscenes(results) else _kitti(scores)
     kept = {
         run: {
             name.removeprefix("mean/xgd/kept/"): value
@@ -39,7 +38,13 @@ def _figures(results: Mapping[Run, Result]) -> Figures:
         }
         for run, result in results.items()
     }
-    return figures | {"kept by xgd": {run: row for run, row in kept.items() if row}}
+    costs = {run: result["costs"] for run, result in results.items() if "costs" in result}
+    return figures | {"kept by xgd": {run: row for run, row in kept.items() if row}, "costs": costs}
+
+
+def of_nuscenes(results: Mapping[Run, Result]) -> bool:
+    """Whether these are nuScenes' scores; else they are KITTI's."""
+    return all("class_ap" in result["scores"] for result in results.values())
 
 
 def _kitti(scores: Mapping[Run, Mapping[str, float]]) -> Figures:
@@ -112,17 +117,26 @@ def _gain_table(
 ) -> Table:
     columns = _columns(figures)
     table = Table("arm", *columns, title=f"{title}: paired difference to no method, mean (each)")
-    for name, arm in arms.items():
-        pairs = [
+    for name, pairs in paired(figures, arms).items():
+        table.add_row(
+            name, *(_gain([ours[c] - theirs[c] for ours, theirs in pairs]) for c in columns)
+        )
+    return table
+
+
+def paired(
+    figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
+) -> dict[str, list[tuple[Mapping[str, float], Mapping[str, float]]]]:
+    """Of each arm with a method: its figures and its base's, for every seed that has both."""
+    pairs = {
+        name: [
             (row, figures[arm.base, seed])
             for (own, seed), row in sorted(figures.items())
             if own == name and arm.method != "none" and (arm.base, seed) in figures
         ]
-        if pairs:
-            table.add_row(
-                name, *(_gain([ours[c] - theirs[c] for ours, theirs in pairs]) for c in columns)
-            )
-    return table
+        for name, arm in arms.items()
+    }
+    return {name: found for name, found in pairs.items() if found}
 
 
 def _columns(figures: Mapping[Run, Mapping[str, float]]) -> list[str]:

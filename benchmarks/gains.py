@@ -22,8 +22,10 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.gain_costs import costs, time_teacher
 from benchmarks.gain_parts import LABEL_ENCODER, PARTS, Arm
-from benchmarks.gain_tables import Result, Run, tables
+from benchmarks.gain_pictures import draw_gains
+from benchmarks.gain_tables import Result, Run, of_nuscenes, tables
 from commands import steps
 from commands.progress import console
 from commands.tables import plain_scores
@@ -90,6 +92,8 @@ def main(
         )
     for table in tables(results, chosen):
         console.print(table)
+    if of_nuscenes(results):
+        draw_gains(results, chosen, out)
 
 
 def _side_by_side(runs: Mapping[Run, Future[Result]]) -> dict[Run, Result]:
@@ -125,7 +129,9 @@ def _dump(arms: Mapping[str, Arm], runs: Mapping[str, StudentRun], out: Path) ->
         readers = [name for name, own in stores.items() if own == store]
         checkpoint = load_checkpoint(out / arms[readers[0]].teacher / "teacher.pt", "teacher")
         every = _with_all_methods(runs[name] for name in readers)
-        steps.ensure_cache(own_teacher(checkpoint, torch.device("cpu")), every, store)
+        teacher = own_teacher(checkpoint, torch.device("cpu"))
+        steps.ensure_cache(teacher, every, store)
+        time_teacher(teacher, every, store)
     return stores
 
 
@@ -145,7 +151,7 @@ def _train_and_score(run: StudentRun, seed: int, store: Path | None, folder: Pat
     run = run.model_copy(update={"fit": fit})
     cache = None if store is None else open_cache(store)
     path = train_student(run, cache, folder, resume=True, device="cpu")
-    return _scored(path, run, folder)
+    return _scored(path, run, folder) | {"costs": costs(run, store, folder)}
 
 
 def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Result:

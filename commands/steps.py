@@ -156,26 +156,32 @@ def announce_time(
     Raises:
         DataError: A frame's file is missing or damaged.
     """
-    batches = [rows[start : start + batch_size] for start in (0, batch_size)]
-    # The first batch warms up; it counts only where there is no other.
-    spent = [_seconds(teacher, planned, batch) / len(batch) for batch in batches if batch]
-    if spent:
+    if rows:
+        seconds = seconds_a_row(teacher, planned, batch_size, rows)
         console.print(
-            f"about {human_time(spent[-1] * len(rows))} for {len(rows)} rows, without writing, in "
-            f"one process: the teacher took {spent[-1]:.3f} s a row, measured by running it on "
+            f"about {human_time(seconds * len(rows))} for {len(rows)} rows, without writing, in "
+            f"one process: the teacher took {seconds:.3f} s a row, measured by running it on "
             f"{min(len(rows), 2 * batch_size)} of these rows"
         )
 
 
-def _seconds(teacher: Teacher, planned: PlannedDump, rows: Sequence[int]) -> float:
-    """How long the teacher takes for these rows, its files read."""
+def seconds_a_row(
+    teacher: Teacher, planned: PlannedDump, batch_size: int, rows: Sequence[int]
+) -> float:
+    """How long the teacher takes, its files read, on the second batch of these rows.
+
+    The first one warms up; it counts only where there is no other.
+    """
     plan, made_for = planned.plan, planned.plan.fingerprint
-    frames = frames_of_rows(planned.frames, rows, made_for.views)
-    check_sensor_files(frames, teacher.info.identity.kind)
-    augments = [plan.rows[row].augment for row in rows]
-    began = time.perf_counter()
-    list(teacher_rows(teacher, frames, made_for.given, made_for.masks, augments))
-    return time.perf_counter() - began
+    seconds = 0.0
+    for batch in filter(None, (rows[:batch_size], rows[batch_size : 2 * batch_size])):
+        frames = frames_of_rows(planned.frames, batch, made_for.views)
+        check_sensor_files(frames, teacher.info.identity.kind)
+        augments = [plan.rows[row].augment for row in batch]
+        began = time.perf_counter()
+        list(teacher_rows(teacher, frames, made_for.given, made_for.masks, augments))
+        seconds = (time.perf_counter() - began) / len(batch)
+    return seconds
 
 
 def dump_teacher(

@@ -1,0 +1,76 @@
+"""Pictures of ``benchmarks/gains.py``: gain against cache bytes, and gain by class and distance."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.gain_parts import Arm
+from benchmarks.gain_tables import FOUND, Result, Run, paired
+
+DPI = 130
+# Paired differences to the base, one for each seed.
+Gains = Sequence[float]
+
+
+def draw_gains(results: Mapping[Run, Result], arms: Mapping[str, Arm], out: Path) -> None:
+    """Both pictures of a nuScenes part: ``gain_bytes.png`` and ``gain_groups.png`` in ``out``."""
+    scores = [result["scores"]["class_ap"] for result in results.values()]
+    classes = [name for name in scores[0] if any(row[name] >= FOUND for row in scores)]
+    rows = {run: _ap(result["scores"], classes) for run, result in results.items()}
+    gains = {
+        name: {c: [ours[c] - theirs[c] for ours, theirs in pairs] for c in pairs[0][0]}
+        for name, pairs in paired(rows, arms).items()
+    }
+    weights = {
+        name: result["costs"]["bytes / frame"]
+        for (name, _), result in results.items()
+        if "costs" in result
+    }
+    draw_against_bytes({n: g["all"] for n, g in gains.items()}, weights, out / "gain_bytes.png")
+    draw_by_group(gains, out / "gain_groups.png")
+
+
+def _ap(scores: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
+    """mAP, that of each band of distance, and the AP of each of these classes."""
+    bands = {f"{metres} m": row["mean_ap"] for metres, row in scores["by_distance"].items()}
+    return {"all": scores["mean_ap"]} | bands | {name: scores["class_ap"][name] for name in classes}
+
+
+def draw_against_bytes(
+    gains: Mapping[str, Gains], weights: Mapping[str, float], path: Path
+) -> None:
+    """Each arm's gain in mAP over what it reads of the cache a frame; bars span the seeds."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, values in gains.items():
+        mean, kilobytes = 100 * statistics.mean(values), weights[name] / 1000
+        axes.plot([kilobytes] * 2, [100 * min(values), 100 * max(values)], color="0.6", lw=2)
+        axes.plot(kilobytes, mean, "o", color="C0")
+        axes.annotate(name, (kilobytes, mean), (6, 3), textcoords="offset points", fontsize=8)
+    axes.axhline(0, color="0.3", lw=0.8)
+    axes.set(xscale="log", xlabel="cache, kB a frame", ylabel="mAP over no method, points")
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_by_group(gains: Mapping[str, Mapping[str, Gains]], path: Path) -> None:
+    """A row of mean gains in points of AP for each arm, a column for each class or distance."""
+    columns = list(next(iter(gains.values())))
+    means = np.array([[100 * statistics.mean(row[c]) for c in columns] for row in gains.values()])
+    size = (2 + 0.75 * len(columns), 1.5 + 0.4 * len(gains))
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    largest = float(np.abs(means).max()) or 1.0
+    axes.imshow(means, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    for (row, column), mean in np.ndenumerate(means):
+        axes.text(column, row, f"{mean:+.1f}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(gains)), list(gains), fontsize=8)
+    axes.set_title("AP over no method, points", fontsize=9)
+    figure.savefig(path, dpi=DPI)
