@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
+from frames.box_points import NUM_CORNERS, box_points
 from frames.boxes import BoxBatch
 from frames.cell_masks import CellMask, OriginMask
 from frames.heatmap import UNIDISTILL
@@ -169,7 +170,7 @@ class UniDistill(Method):
             teacher = self._at_points(targets.maps[Target.BEV_LOW], boxes)
         else:
             teacher = targets.at_points[Target.BEV_LOW]
-        return feature_loss(self._at_points(low, boxes), teacher, boxes.valid)
+        return feature_loss(self._at_points(low, boxes), teacher, self._in_range(boxes))
 
     def _relation(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -180,7 +181,7 @@ class UniDistill(Method):
         else:
             assert targets.relation is not None, "the loader gives it to a method that needs it"
             teacher = targets.relation
-        return relation_loss(relation(self._at_points(high, boxes)), teacher, boxes.valid)
+        return relation_loss(relation(self._at_points(high, boxes)), teacher, self._in_range(boxes))
 
     def _responses(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -189,8 +190,8 @@ class UniDistill(Method):
         assert targets.cells is not None, "the loader gives cells to a method that needs them"
         weight = targets.cell_weight[UNIDISTILL]
         if self.config.pad_artifact:
-            padded = ~boxes.valid.all(1, keepdim=True)
-            weight = torch.maximum(weight, targets.cell_weight[ORIGIN] * padded)
+            count = self._in_range(boxes).sum(1, keepdim=True)
+            weight = torch.maximum(weight, targets.cell_weight[ORIGIN] * (count < count.max()))
         points = self.context.grid.to_unit(targets.cells)
         code = read_at(student.center.box_code.flatten(1, 2), points)
         teacher_code = targets.at_cells[Target.BOX_CODE]
@@ -213,6 +214,11 @@ class UniDistill(Method):
         grid, transposed = self.context.grid, self.config.transpose_bug
         return at_box_points(maps, boxes.values, grid, transposed=transposed)
 
+    def _in_range(self, boxes: BoxBatch) -> Bool[Tensor, "b m"]:
+        """Boxes that count: the released data set drops those without a corner in range."""
+        corners = box_points(boxes.values)[..., :NUM_CORNERS, :]
+        return boxes.valid & self.context.grid.contains(corners).any(-1)
+
 
 def feature_loss(
     student: Float[Tensor, "b m 9 c"], teacher: Float[Tensor, "b m 9 c"], valid: Bool[Tensor, "b m"]
@@ -222,7 +228,7 @@ def feature_loss(
     Args:
         student: Features at the nine points of each box (``nets/box_features.py``).
         teacher: The teacher's, no gradient.
-        valid: False on padding.
+        valid: False on padding and on what else is no ground truth.
     """
     return _per_box((student - teacher.detach().float()).abs().mean((-2, -1)), valid)
 
@@ -235,7 +241,7 @@ def relation_loss(
     Args:
         student: Upper triangle of the matrix of each box (``nets/box_features.py``).
         teacher: The teacher's, no gradient.
-        valid: False on padding.
+        valid: False on padding and on what else is no ground truth.
     """
     gap = (student - teacher.detach().float()).abs()
     return _per_box((gap * PAIR_SHARE.to(gap)).sum(-1), valid)
