@@ -35,6 +35,7 @@ from student_train.methods.base import (
     MethodContext,
     MethodResult,
     StudentMaps,
+    Tasks,
     TeacherTargets,
     TermConfig,
 )
@@ -109,6 +110,7 @@ class UniDistill(Method):
 
     def __init__(self, config: UniDistillConfig, context: MethodContext) -> None:
         super().__init__(config, context)
+        _require_comparable(config, context)
         student, teacher = context.student_channels, context.teacher_channels
         low, high = student[Target.BEV_LOW], student[Target.BEV_HIGH]
         if config.adapters == "none" and low != teacher[Target.BEV_LOW]:
@@ -194,13 +196,6 @@ class UniDistill(Method):
             weight = torch.maximum(weight, targets.cell_weight[ORIGIN] * (count < count.max()))
         points = self.context.grid.to_unit(targets.cells)
         code = read_at(student.center.box_code.flatten(1, 2), points)
-        teacher_code = targets.at_cells[Target.BOX_CODE]
-        if code.shape != teacher_code.shape:
-            raise ConfigError(
-                f"unidistill compares all regression channels; the student's head has "
-                f"{code.shape[-1]}, the cached teacher's {teacher_code.shape[-1]}: give both heads "
-                "the same tasks, and both or neither an IoU branch"
-            )
         class_gap = class_loss(
             read_at(student.center.heatmap_logit, points),
             targets.at_cells[Target.HEATMAP_LOGIT],
@@ -208,7 +203,7 @@ class UniDistill(Method):
             temperature=self.config.temperature,
             clamp=self.config.clamp,
         )
-        return class_gap, regression_loss(code, teacher_code, weight)
+        return class_gap, regression_loss(code, targets.at_cells[Target.BOX_CODE], weight)
 
     def _at_points(self, maps: Tensor, boxes: BoxBatch) -> Float[Tensor, "b m 9 c"]:
         grid, transposed = self.context.grid, self.config.transpose_bug
@@ -288,6 +283,35 @@ def _per_box(gap: Float[Tensor, "b m"], valid: Bool[Tensor, "b m"]) -> Float[Ten
 
 def _weighted_mean(gap: Float[Tensor, "b k"], weight: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return (weight * gap).sum() / (weight.sum() + EPSILON)
+
+
+def _require_comparable(config: UniDistillConfig, context: MethodContext) -> None:
+    """Refuse another path than that of the sensors, and heads that speak of other things.
+
+    Raises:
+        ConfigError: Says what to change.
+    """
+    path = "_to_".join(context.sensors)
+    if path in PUBLISHED and path != config.path:
+        raise ConfigError(
+            f'unidistill has path = "{config.path}", but the cached teacher and the student are '
+            f'those of {path}: set path = "{path}" in [methods.unidistill]; what is given there '
+            "beside it wins over that path's weights"
+        )
+    own, other = (c[Target.BOX_CODE] for c in (context.student_channels, context.teacher_channels))
+    tasks = (context.student_tasks, context.teacher_tasks)
+    if own != other or (None not in tasks and tasks[0] != tasks[1]):
+        raise ConfigError(
+            f"unidistill compares all regression channels; the student's head has {own}, "
+            f"{_listed(tasks[0])}, the cached teacher's {other}, {_listed(tasks[1])}: give both "
+            "heads the same tasks in the same order, and both or neither an IoU branch"
+        )
+
+
+def _listed(tasks: Tasks | None) -> str:
+    """Tasks for a message, the classes of each joined."""
+    names = [" and ".join(sorted(task)) for task in tasks or ()]
+    return f"of the tasks {'; '.join(names)}" if names else "of unknown tasks"
 
 
 def _adapter(kind: str, channels: int, out_channels: int) -> nn.Module:
