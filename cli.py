@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from commands.workers import Workers
+    from student_train.config import StudentRun
     from teacher_dump.protocol import Teacher
 
 # What a user can cause: one line on the console, exit code 1. Anything else is our fault.
@@ -232,6 +233,10 @@ def train_student_command(
         str | None,
         typer.Option(help="The teacher's cache: a folder, s3://, gs://, https:// or team:NAME."),
     ] = None,
+    label_encoder: Annotated[
+        Path | None,
+        typer.Option(help="A label_encoder.pt: steps embed boxes, no cached label maps."),
+    ] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
     device: Device = "auto",
@@ -242,8 +247,14 @@ def train_student_command(
     from student_train.config import StudentRun
     from student_train.train import train_student
 
-    run = load_config(config, StudentRun, data__root=data_root)
+    paths = {"data__root": data_root, "methods__labeldistill__label_encoder": label_encoder}
+    run = load_config(config, StudentRun, **paths)
     run = run.model_copy(update={"method": _method(method or run.method)})
+    if label_encoder and not _embeds_labels(run):
+        raise typer.BadParameter(
+            f"--label-encoder {label_encoder}: --method {run.method} embeds no labels with it; "
+            'labeldistill does, unless the TOML says where else they are from (labels = "cache")'
+        )
     if _printed(run, print_config):
         return
     if bool(run.method_configs) != (store is not None):
@@ -496,6 +507,13 @@ def _printed(config: BaseModel, wanted: bool) -> bool:
     if wanted:
         typer.echo(config.model_dump_json(indent=2))
     return wanted
+
+
+def _embeds_labels(run: "StudentRun") -> bool:
+    from student_train.methods.labeldistill import LabelDistillConfig
+
+    configs = run.method_configs.values()
+    return any(isinstance(c, LabelDistillConfig) and c.source == "ground_truth" for c in configs)
 
 
 def _method(text: str) -> str:

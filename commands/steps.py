@@ -34,7 +34,7 @@ from store.errors import FingerprintError, IncompleteStoreError, NotACacheError,
 from store.manifest import Manifest
 from store.plan import plan_arrays
 from store.reader import open_cache
-from store.schema import Augmentation, DrawnViews, differences
+from store.schema import Augmentation, DrawnViews, Need, differences
 from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.detector import StudentDetector
@@ -45,6 +45,7 @@ from teacher_dump.label_config import LabelEncoderRun
 from teacher_dump.label_decoder import LabelDetector
 from teacher_dump.label_teacher import label_needs
 from teacher_dump.protocol import Teacher
+from teacher_dump.stages import LABELS
 from teacher_dump.teacher_rows import teacher_rows
 from teacher_dump.teachers import own_teacher
 
@@ -69,7 +70,8 @@ def methods_served(teacher: Teacher, run: StudentRun) -> list[str]:
     served, shapes = [], teacher.info.shapes
     for name in run.known_methods:
         try:
-            plan_arrays(needs_of(run.model_copy(update={"method": name})), Coverage.DENSE, shapes)
+            needs = _needs(teacher, run.model_copy(update={"method": name}))
+            plan_arrays(needs, Coverage.DENSE, shapes)
         except PlanError as error:
             console.print(f"left out {name}: {error}")
         else:
@@ -111,7 +113,11 @@ def plan_teacher_dump(
     options = DumpOptions(
         coverage=coverage, augmentation=_augmentation(run, views), encoding=encoding
     )
-    needs = needs_of(run).union(label_needs(teacher.info))
+    needs = _needs(teacher, run)
+    if needs_of(run) - needs:
+        console.print(
+            "without --label-encoder no label maps: train-student --label-encoder computes them"
+        )
     plan = plan_dump(teacher, frames, data, needs, options)
     console.print(plan_table(plan.sizes))
     console.print(
@@ -119,6 +125,14 @@ def plan_teacher_dump(
         f"about {human_bytes(plan.total)} before compression"
     )
     return PlannedDump(frames, plan)
+
+
+def _needs(teacher: Teacher, run: StudentRun) -> frozenset[Need]:
+    """What the run's methods read; of a teacher without label maps none: steps compute them."""
+    needs, labels = needs_of(run).union(label_needs(teacher.info)), set(LABELS.values())
+    if labels & teacher.info.shapes.further.keys():
+        return needs
+    return frozenset(need for need in needs if need.target not in labels)
 
 
 def _check_grid(teacher: Teacher, run: StudentRun) -> None:

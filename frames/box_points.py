@@ -10,7 +10,7 @@ POINTS = torch.tensor(
     [[-1, -1], [-1, 1], [1, 1], [1, -1], [0, 0], [-1, 0], [0, 1], [1, 0], [0, -1]],
     dtype=torch.float32,
 )
-NUM_POINTS = len(POINTS)
+NUM_POINTS, NUM_CORNERS = len(POINTS), 4
 # Which point of a box becomes each point of its mirror image: left and right change places.
 MIRRORED = torch.tensor([1, 0, 3, 2, 4, 5, 8, 7, 6])
 

@@ -18,7 +18,7 @@ class CameraEncoderConfig(BaseModel):
     Attributes:
         image: Image backbone and neck.
         depth: Depth distribution and context of every image cell.
-        z_range: Heights that are lifted, metres.
+        z_range: Heights that are lifted, metres in the ego frame; the default is BEVDepth's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

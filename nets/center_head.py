@@ -77,6 +77,11 @@ class CenterHeadConfig(BaseModel):
         """Numbers that a task says of a box."""
         return sum(self.branches.values())
 
+    @property
+    def code_channels(self) -> int:
+        """Of all tasks' box codes together."""
+        return len(self.tasks) * self.code_size
+
 
 @dataclass(frozen=True, slots=True)
 class CenterMaps:

@@ -18,7 +18,8 @@ def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config
     Args:
         path: The file.
         model: What it must hold; unknown keys are refused.
-        **paths: Values from the command line, "section__key"; None leaves the file's value.
+        **paths: Values from the command line, "section__key" or "section__table__key"; None leaves
+            the file's value.
 
     Raises:
         ConfigError: Missing file, TOML syntax, unknown key (the nearest known one is named), or a
@@ -33,8 +34,11 @@ def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for name, value in paths.items():
         if value is not None:
-            section, _, key = name.partition("__")
-            values.setdefault(section, {})[key] = str(value)
+            *sections, key = name.split("__")
+            table = values
+            for section in sections:
+                table = table.setdefault(section, {})
+            table[key] = str(value)
     return parse_config(values, model, str(path))
 
 

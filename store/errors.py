@@ -5,6 +5,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+# What mends missing label maps beside another dump.
+LABEL_HINT = (
+    " Label maps are stored with dump-teacher --label-encoder; or a step computes them, and needs "
+    'none: train-student --label-encoder, which is labels = "ground_truth" in '
+    "[methods.labeldistill]."
+)
+
 
 def printable(text: str, keep: str = "") -> str:
     """The text without what a console would obey: names in a stranger's store may hold anything.
@@ -136,7 +143,9 @@ class MissingTargetError(CacheError):
     """A method reads a teacher target that the cache does not hold."""
 
     def __init__(self, path: Path | str, missing: Iterable[str], held: Iterable[str]) -> None:
+        missing = list(missing)
+        hint = LABEL_HINT if any(target.startswith("label_") for target in missing) else ""
         super().__init__(
             f"cache {path} has no {', '.join(missing)}; it holds {', '.join(held)}. Dump it with: "
-            "bevcache dump-teacher --methods <every method you train>, into a new folder."
+            f"bevcache dump-teacher --methods <every method you train>, into a new folder.{hint}"
         )

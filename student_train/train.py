@@ -1,6 +1,6 @@
 """Train a student from frames and, with a method, from the teacher's cache."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,9 @@ from store.schema import Need, Places, Target
 from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
-from student_train.methods.base import Method, MethodContext
+from student_train.methods.base import Method, MethodContext, Tasks
 from student_train.students.camera import CameraStudentConfig
-from student_train.students.kinds import build_student
+from student_train.students.kinds import build_student, center_head
 
 CHECKPOINT_NAME = "student.pt"
 
@@ -96,20 +96,39 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
     if not configs:
         return {}
     assert cache is not None, "train_student opens a cache for every method"
+    teacher, head = cache.fingerprint.teacher, center_head(run.student)
+    codes = {} if head is None else {Target.BOX_CODE: head.code_channels}
     context = MethodContext(
         grid=run.student.grid,
         anchors=run.student.anchors,
         classes=run.student.classes,
-        student_channels=run.student.channels,
+        student_channels={**run.student.channels, **codes},
         student_frames=run.student.frames if isinstance(run.student, CameraStudentConfig) else 1,
-        teacher_sha256=cache.fingerprint.teacher.checkpoint_sha256,
+        teacher_sha256=teacher.checkpoint_sha256,
+        sensors=(teacher.kind, run.kind),
+        student_tasks=None if head is None else _grouped(head.tasks),
+        teacher_tasks=_told_tasks(teacher.config),
         teacher_channels={
             Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
             for spec in cache.fingerprint.arrays
-            if (name := spec.name.split("/")[-1]) in set(Target)
+            # At a box there is one task's code, not a map's channels.
+            if (name := spec.name.split("/")[-1]) in set(Target) and spec.places is not Places.BOXES
         },
     )
     return {name: run.method_types[name](config, context) for name, config in configs.items()}
+
+
+def _told_tasks(config: Mapping[str, Any]) -> Tasks | None:
+    """Tasks of the centre head that a teacher's config speaks of, as those of our own do."""
+    head = config.get("head")
+    tasks = head.get("tasks") if isinstance(head, dict) else None
+    if not isinstance(tasks, list) or not all(isinstance(task, list) for task in tasks):
+        return None
+    return _grouped([list(map(str, task)) for task in tasks])
+
+
+def _grouped(tasks: Sequence[Sequence[str]]) -> Tasks:
+    return tuple(map(frozenset, tasks))
 
 
 def train_student(

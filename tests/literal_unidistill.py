@@ -30,6 +30,20 @@ def nine_points(box: Tensor) -> list[tuple[float, float]]:
     return points
 
 
+def in_range(boxes: Boxes3D, grid: BEVGrid) -> Boxes3D:
+    """Those with a corner over the grid, as the released data set keeps them."""
+    rows, cols = grid.shape
+    x_max, y_max = grid.x_min + cols * grid.cell_size, grid.y_min + rows * grid.cell_size
+    kept = [
+        any(
+            grid.x_min <= x < x_max and grid.y_min <= y < y_max
+            for x, y in nine_points(box)[: len(CORNERS)]
+        )
+        for box in boxes.values
+    ]
+    return Boxes3D(boxes.values[kept], boxes.labels[kept])
+
+
 def bilinear(map_: Tensor, x: float, y: float, grid: BEVGrid, *, transposed: bool) -> Tensor:
     """One sample, cell by cell; what lies off the map is zero."""
     rows, cols = grid.shape
@@ -97,9 +111,10 @@ def literal(
 ) -> list[Tensor]:
     """Feature, relation, class and regression loss of a batch, before their weights.
 
-    Gradient reaches the maps of both sides.
+    Gradient reaches the maps of both sides. Boxes without a corner in range are no ground truth.
     """
     at_boxes, at_cells, weight = torch.zeros(2), torch.zeros(2), torch.zeros(())
+    frames = [in_range(boxes, grid) for boxes in frames]
     most = max(len(boxes) for boxes in frames)
     for b, boxes in enumerate(frames):
         own = {target: maps[b] for target, maps in student.items()}

@@ -57,6 +57,12 @@ def test_the_papers_sizes():
     assert (student.grid.x_min, student.grid.cell_size) == (-54.0, 0.6)
     assert isinstance(student.lidar, VoxelEncoding)
     assert student.lidar.spatial_shape == (41, 1440, 1440)
+    # -5 .. 3 m about a LiDAR 1.84 m above the ego frame, in whole voxels.
+    assert (student.lidar.voxels.range_min[2], student.lidar.voxels.range_max[2]) == (-3.2, 4.8)
+    camera = student_of("unidistill", "camera").student
+    assert isinstance(camera, BEVStudentConfig)
+    assert camera.camera is not None
+    assert camera.camera.z_range == (-3.2, 4.8)
     assert run.data.sweeps == 11
     assert run.image_augment is not None
     assert run.image_augment.out_size == (256, 704)

@@ -21,6 +21,8 @@ from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
 from store.schema import Need, Target
 
+Tasks = tuple[frozenset[str], ...]
+
 
 class TermConfig(BaseModel):
     """How strongly one loss term pulls.
@@ -66,12 +68,15 @@ class MethodContext:
 
     Attributes:
         grid: Grid of all BEV maps.
-        student_channels: Channels of the student's BEV maps.
-        teacher_channels: Channels of the cached BEV maps.
+        student_channels: Channels of the student's BEV maps, and of all tasks' box codes together.
+        teacher_channels: Channels of the cached maps, wherever they are cached.
         classes: Names, in the order of labels.
         anchors: Of the student's head; None for a centre head.
         student_frames: Of how many time steps its ``BEV_LOW`` is the concatenation.
         teacher_sha256: Of the checkpoint that the cache was dumped from.
+        sensors: What the teacher sees and what the student sees, as the former says; "" if unknown.
+        student_tasks: Classes of each task of its centre head; None: it has none.
+        teacher_tasks: The same of the teacher; None: not known.
     """
 
     grid: BEVGrid
@@ -81,6 +86,9 @@ class MethodContext:
     anchors: AnchorConfig | None = None
     student_frames: int = 1
     teacher_sha256: str = ""
+    sensors: tuple[str, str] = ("", "")
+    student_tasks: Tasks | None = None
+    teacher_tasks: Tasks | None = None
 
 
 @dataclass(frozen=True, slots=True)

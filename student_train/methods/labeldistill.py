@@ -61,6 +61,7 @@ LIDAR_LEVELS = (Target.STAGE_0, Target.STAGE_1)
 LABEL_LEVELS = (Target.LABEL_0, Target.LABEL_1)
 LEVEL_PLACES = (Places.CELLS, Places.COARSE_CELLS)
 
+Labels = Literal["cache", "ground_truth", "none"]
 Response = Literal["soft_target", "official_dead_positive"]
 Mask = Literal["soft", "binary"]
 
@@ -72,7 +73,7 @@ class LabelDistillConfig(MethodConfig):
         partition: Thirds of each time step's channels, or of all as they lie.
         labels: Where label features come from: the cache; ground truth, which the label encoder
             embeds in every step as the student's frame has it; or nowhere, which leaves the
-            LiDAR's.
+            LiDAR's. None: ground truth if there is a label encoder, else the cache.
         label_encoder: Its checkpoint, for ``ground_truth``: of ``train-label-encoder``, trained for
             the teacher of the cache.
         lidar_mask: Weight of a cell in the LiDAR's term: the sum of its classes' Gaussians (above 1
@@ -87,7 +88,7 @@ class LabelDistillConfig(MethodConfig):
     """
 
     partition: Literal["intended", "official"] = "intended"
-    labels: Literal["cache", "ground_truth", "none"] = "cache"
+    labels: Labels | None = None
     label_encoder: Path | None = None
     lidar_mask: Mask = "soft"
     label_mask: Mask = "binary"
@@ -105,15 +106,21 @@ class LabelDistillConfig(MethodConfig):
         if self.labels == "ground_truth" and self.label_encoder is None:
             raise ValueError(
                 'labels = "ground_truth" embeds boxes with a label encoder: set label_encoder to '
-                "the label_encoder.pt of train-label-encoder"
+                "the label_encoder.pt of train-label-encoder, or give train-student "
+                "--label-encoder"
             )
         return self
+
+    @property
+    def source(self) -> Labels:
+        """Where label features come from, told or not."""
+        return self.labels or ("ground_truth" if self.label_encoder else "cache")
 
     @property
     def terms(self) -> frozenset[str]:
         """Names of the terms that count; for the others nothing is read, nothing is built."""
         pulls = {name: getattr(self, name) for name in ("lidar", "label", "heatmap", "box")}
-        if self.labels == "none":
+        if self.source == "none":
             del pulls["label"]
         return frozenset(name for name, term in pulls.items() if term.weight or term.share)
 
@@ -135,7 +142,7 @@ class LabelDistill(Method):
             self.lidar_adaptors = self._adaptors([of_teacher[level] for level in LIDAR_LEVELS])
         if "label" not in config.terms:
             return
-        if config.labels == "ground_truth":
+        if config.source == "ground_truth":
             assert config.label_encoder is not None, "the config sees to it"
             self.embedding = LabelEmbedding(config.label_encoder, context)
             self.label_adaptors = self._adaptors(self.embedding.channels)
@@ -168,7 +175,7 @@ class LabelDistill(Method):
             "heatmap": ((Target.HEATMAP_LOGIT, Places.CELLS),),
             "box": ((Target.BOX_CODE, Places.BOXES),),
         }
-        if config.labels != "cache":
+        if config.source != "cache":
             del reads["label"]
         return frozenset(Need(*place) for term in config.terms for place in reads.get(term, ()))
 

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
+from frames.box_points import NUM_CORNERS, box_points
 from frames.boxes import BoxBatch
 from frames.cell_masks import CellMask, OriginMask
 from frames.heatmap import UNIDISTILL
@@ -34,6 +35,7 @@ from student_train.methods.base import (
     MethodContext,
     MethodResult,
     StudentMaps,
+    Tasks,
     TeacherTargets,
     TermConfig,
 )
@@ -108,6 +110,7 @@ class UniDistill(Method):
 
     def __init__(self, config: UniDistillConfig, context: MethodContext) -> None:
         super().__init__(config, context)
+        _require_comparable(config, context)
         student, teacher = context.student_channels, context.teacher_channels
         low, high = student[Target.BEV_LOW], student[Target.BEV_HIGH]
         if config.adapters == "none" and low != teacher[Target.BEV_LOW]:
@@ -169,7 +172,7 @@ class UniDistill(Method):
             teacher = self._at_points(targets.maps[Target.BEV_LOW], boxes)
         else:
             teacher = targets.at_points[Target.BEV_LOW]
-        return feature_loss(self._at_points(low, boxes), teacher, boxes.valid)
+        return feature_loss(self._at_points(low, boxes), teacher, self._in_range(boxes))
 
     def _relation(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -180,7 +183,7 @@ class UniDistill(Method):
         else:
             assert targets.relation is not None, "the loader gives it to a method that needs it"
             teacher = targets.relation
-        return relation_loss(relation(self._at_points(high, boxes)), teacher, boxes.valid)
+        return relation_loss(relation(self._at_points(high, boxes)), teacher, self._in_range(boxes))
 
     def _responses(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -189,17 +192,10 @@ class UniDistill(Method):
         assert targets.cells is not None, "the loader gives cells to a method that needs them"
         weight = targets.cell_weight[UNIDISTILL]
         if self.config.pad_artifact:
-            padded = ~boxes.valid.all(1, keepdim=True)
-            weight = torch.maximum(weight, targets.cell_weight[ORIGIN] * padded)
+            count = self._in_range(boxes).sum(1, keepdim=True)
+            weight = torch.maximum(weight, targets.cell_weight[ORIGIN] * (count < count.max()))
         points = self.context.grid.to_unit(targets.cells)
         code = read_at(student.center.box_code.flatten(1, 2), points)
-        teacher_code = targets.at_cells[Target.BOX_CODE]
-        if code.shape != teacher_code.shape:
-            raise ConfigError(
-                f"unidistill compares all regression channels; the student's head has "
-                f"{code.shape[-1]}, the cached teacher's {teacher_code.shape[-1]}: give both heads "
-                "the same tasks, and both or neither an IoU branch"
-            )
         class_gap = class_loss(
             read_at(student.center.heatmap_logit, points),
             targets.at_cells[Target.HEATMAP_LOGIT],
@@ -207,11 +203,16 @@ class UniDistill(Method):
             temperature=self.config.temperature,
             clamp=self.config.clamp,
         )
-        return class_gap, regression_loss(code, teacher_code, weight)
+        return class_gap, regression_loss(code, targets.at_cells[Target.BOX_CODE], weight)
 
     def _at_points(self, maps: Tensor, boxes: BoxBatch) -> Float[Tensor, "b m 9 c"]:
         grid, transposed = self.context.grid, self.config.transpose_bug
         return at_box_points(maps, boxes.values, grid, transposed=transposed)
+
+    def _in_range(self, boxes: BoxBatch) -> Bool[Tensor, "b m"]:
+        """Boxes that count: the released data set drops those without a corner in range."""
+        corners = box_points(boxes.values)[..., :NUM_CORNERS, :]
+        return boxes.valid & self.context.grid.contains(corners).any(-1)
 
 
 def feature_loss(
@@ -222,7 +223,7 @@ def feature_loss(
     Args:
         student: Features at the nine points of each box (``nets/box_features.py``).
         teacher: The teacher's, no gradient.
-        valid: False on padding.
+        valid: False on padding and on what else is no ground truth.
     """
     return _per_box((student - teacher.detach().float()).abs().mean((-2, -1)), valid)
 
@@ -235,7 +236,7 @@ def relation_loss(
     Args:
         student: Upper triangle of the matrix of each box (``nets/box_features.py``).
         teacher: The teacher's, no gradient.
-        valid: False on padding.
+        valid: False on padding and on what else is no ground truth.
     """
     gap = (student - teacher.detach().float()).abs()
     return _per_box((gap * PAIR_SHARE.to(gap)).sum(-1), valid)
@@ -282,6 +283,35 @@ def _per_box(gap: Float[Tensor, "b m"], valid: Bool[Tensor, "b m"]) -> Float[Ten
 
 def _weighted_mean(gap: Float[Tensor, "b k"], weight: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return (weight * gap).sum() / (weight.sum() + EPSILON)
+
+
+def _require_comparable(config: UniDistillConfig, context: MethodContext) -> None:
+    """Refuse another path than that of the sensors, and heads that speak of other things.
+
+    Raises:
+        ConfigError: Says what to change.
+    """
+    path = "_to_".join(context.sensors)
+    if path in PUBLISHED and path != config.path:
+        raise ConfigError(
+            f'unidistill has path = "{config.path}", but the cached teacher and the student are '
+            f'those of {path}: set path = "{path}" in [methods.unidistill]; what is given there '
+            "beside it wins over that path's weights"
+        )
+    own, other = (c[Target.BOX_CODE] for c in (context.student_channels, context.teacher_channels))
+    tasks = (context.student_tasks, context.teacher_tasks)
+    if own != other or (None not in tasks and tasks[0] != tasks[1]):
+        raise ConfigError(
+            f"unidistill compares all regression channels; the student's head has {own}, "
+            f"{_listed(tasks[0])}, the cached teacher's {other}, {_listed(tasks[1])}: give both "
+            "heads the same tasks in the same order, and both or neither an IoU branch"
+        )
+
+
+def _listed(tasks: Tasks | None) -> str:
+    """Tasks for a message, the classes of each joined."""
+    names = [" and ".join(sorted(task)) for task in tasks or ()]
+    return f"of the tasks {'; '.join(names)}" if names else "of unknown tasks"
 
 
 def _adapter(kind: str, channels: int, out_channels: int) -> nn.Module:

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Tag
 
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
+from nets.center_head import CenterHeadConfig
 from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig
 from student_train.students.bev_input import BEVReader
@@ -45,6 +46,11 @@ def build_student(config: AnyStudentConfig) -> Student:
 def sees(config: AnyStudentConfig) -> Modality:
     """What the network looks at."""
     return config.kind if isinstance(config, BEVStudentConfig) else "camera"
+
+
+def center_head(config: AnyStudentConfig) -> CenterHeadConfig | None:
+    """Its centre head, if it has one."""
+    return None if isinstance(config, StereoStudentConfig) else config.head
 
 
 def augments_images(config: AnyStudentConfig) -> bool:

@@ -59,3 +59,13 @@ def test_broken_toml(tmp_path: Path):
 
 def test_paths_of_the_command_line_win(tmp_path: Path):
     assert load_config(write(tmp_path, 'root = "a"'), Outer, root=None).root == "a"
+
+
+def test_paths_reach_tables_of_tables(tmp_path: Path):
+    class Nested(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        outer: Outer = Outer()
+
+    path = write(tmp_path, "[outer.fit]\nsteps = 2\n")
+    config = load_config(path, Nested, outer__root=Path("here"), outer__fit__steps=Path("3"))
+    assert (config.outer.root, config.outer.fit.steps) == ("here", 3)

@@ -23,8 +23,8 @@ CHANNELS = 4
 CLASS_TASK = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
 CONTEXT = MethodContext(
     grid=GRID,
-    student_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS},
-    teacher_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS},
+    student_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS, Target.BOX_CODE: 20},
+    teacher_channels={Target.BEV_LOW: CHANNELS, Target.BEV_HIGH: CHANNELS, Target.BOX_CODE: 20},
     classes=DETECTION_CLASSES,
 )
 

@@ -327,6 +327,8 @@ def test_it_reads_what_its_terms_need():
     response = {"heatmap_logit at cells", "box_code at boxes"}
     assert needs_of() == lidar | label | response
     assert needs_of(labels="none") == lidar | response
+    assert needs_of(label_encoder="label_encoder.pt") == lidar | response
+    assert needs_of(label_encoder="label_encoder.pt", labels="cache") == needs_of()
     assert needs_of(label={"weight": 0}) == lidar | response
     assert needs_of(label={"weight": 0, "share": 0.2}) == lidar | label | response
     assert needs_of(heatmap={"weight": 0}, box={"weight": 0}, lidar={"weight": 0}) == label

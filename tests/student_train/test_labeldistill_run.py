@@ -18,7 +18,7 @@ from student_train.methods.labeldistill import LabelDistill
 from student_train.students.camera import CameraStudentConfig
 from student_train.train import needs_of, train_student
 from teacher_dump.dump import DumpOptions, dump, plan_dump
-from tests.command import succeed
+from tests.command import command, succeed
 from tests.map_teacher import MapTeacher
 from tests.tiny import write_past_student_toml
 from tests.tiny_labels import write_label_encoder_toml, write_staged_teacher
@@ -65,28 +65,30 @@ def test_the_whole_job_with_cached_and_with_embedded_labels(world: Path, tmp_pat
         *("dump-teacher", student, "--methods", "labeldistill", "--label-encoder", encoder),
         *("--out", tmp_path / "with_labels", *both),
     )
-    # Without an encoder the teacher does not serve the method: all others are dumped.
-    said = succeed("dump-teacher", student, "--out", tmp_path / "others", *both)
-    assert "left out labeldistill: a method reads label_0" in " ".join(said.split())
-    text = student.read_text()
-    student.write_text(text + methods_table("ground_truth", encoder))
-    # With it, nothing but the LiDAR's maps and the response is stored.
-    succeed(
+    # Without an encoder nothing but the LiDAR's maps and the response is stored.
+    said = succeed(
         *("dump-teacher", student, "--methods", "labeldistill"),
         *("--out", tmp_path / "without_labels", *both),
     )
+    assert "no label maps: train-student --label-encoder computes them" in said
     held = {spec.name for spec in open_cache(tmp_path / "without_labels").fingerprint.arrays}
     assert held == {
         *("cells/stage_0", "cells/heatmap_logit", "cells/index"),
         *("coarse_cells/stage_1", "coarse_cells/index", "boxes/box_code"),
     }
     losses = []
-    for store, labels_from in (("with_labels", "cache"), ("without_labels", "ground_truth")):
-        student.write_text(text + methods_table(labels_from, encoder))
+    for store, given in (("with_labels", ()), ("without_labels", ("--label-encoder", encoder))):
         out = tmp_path / f"student_{store}"
         method = ("--method", "labeldistill", "--store", tmp_path / store)
-        succeed("train-student", student, *method, "--out", out, *CPU)
+        succeed("train-student", student, *method, *given, "--out", out, *CPU)
         losses.append(last_values(out))
+    train = ("train-student", student, "--out", tmp_path / "refused", *CPU)
+    code, said = command(*train, "--method", "labeldistill", "--store", tmp_path / "without_labels")
+    assert code == 1
+    assert "has no label_0 at cells, label_1 at coarse_cells" in said
+    assert 'train-student --label-encoder, which is labels = "ground_truth"' in said
+    code, said = command(*train, "--label-encoder", encoder)
+    assert (code, "--method none embeds no labels with it" in said) == (2, True)
     for values in losses:
         assert values["loss/labeldistill/label"] > 0
     carried = succeed(
@@ -95,10 +97,6 @@ def test_the_whole_job_with_cached_and_with_embedded_labels(world: Path, tmp_pat
     )
     for target in ("stage_0", "stage_1", "label_0", "label_1", "boxes/box_code"):
         assert target in carried
-
-
-def methods_table(labels: str, encoder: Path) -> str:
-    return f'\n[methods.labeldistill]\nlabels = "{labels}"\nlabel_encoder = "{encoder}"\n'
 
 
 @pytest.mark.parametrize(

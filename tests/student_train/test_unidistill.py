@@ -237,7 +237,7 @@ def test_whole_maps_are_an_ablation():
 
 
 def test_adapters_have_the_traced_sizes_and_learn():
-    widths = {Target.BEV_LOW: 256, Target.BEV_HIGH: 512}
+    widths = {Target.BEV_LOW: 256, Target.BEV_HIGH: 512, Target.BOX_CODE: 66}
     context = replace(CONTEXT, student_channels=widths, teacher_channels=widths)
     method = UniDistill(UniDistillConfig(path="camera_to_lidar"), context)
     sizes = [
@@ -308,15 +308,36 @@ def test_weights_multiply_their_terms():
 
 
 def test_what_cannot_be_compared_is_refused():
-    narrow = replace(CONTEXT, student_channels={Target.BEV_LOW: 3, Target.BEV_HIGH: 3})
+    narrow = {**CONTEXT.student_channels, Target.BEV_LOW: 3}
     with pytest.raises(ConfigError, match=r"the student's has 3, .* set adapters = \"conv3x3\""):
-        UniDistill(UniDistillConfig(), narrow)
-    frames = [some_boxes(1)]
-    targets = targets_of(some_maps(4, 1), frames, (UNIDISTILL,))
-    with_iou = targets.at_cells[Target.BOX_CODE][..., [*range(20), 0, 1]]
-    other = replace(targets, at_cells={**targets.at_cells, Target.BOX_CODE: with_iou})
-    with pytest.raises(ConfigError, match=r"the student's head has 20, the cached teacher's 22"):
-        UniDistill(UniDistillConfig(), CONTEXT)(some_maps(3, 1), other, BoxBatch.pad(frames))
+        UniDistill(UniDistillConfig(), replace(CONTEXT, student_channels=narrow))
+    with_iou = {**CONTEXT.teacher_channels, Target.BOX_CODE: 22}
+    with pytest.raises(ConfigError, match=r"head has 20, .*, the cached teacher's 22, .* an IoU"):
+        UniDistill(UniDistillConfig(), replace(CONTEXT, teacher_channels=with_iou))
+
+
+def test_heads_of_as_many_but_other_tasks_are_refused():
+    own = (frozenset({"car", "bus"}), frozenset({"bicycle"}))
+    other = (frozenset({"car"}), frozenset({"bus", "bicycle"}))
+    context = replace(CONTEXT, student_tasks=own, teacher_tasks=other)
+    with pytest.raises(
+        ConfigError, match=r"tasks bus and car; bicycle, .* of the tasks car; bicycle and bus: give"
+    ):
+        UniDistill(UniDistillConfig(), context)
+    UniDistill(UniDistillConfig(), replace(context, teacher_tasks=own))
+    UniDistill(UniDistillConfig(), replace(context, teacher_tasks=None))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_path_is_that_of_the_sensors(path: str):
+    teacher, student = path.split("_to_")
+    context = replace(CONTEXT, sensors=(teacher, student))
+    UniDistill(UniDistillConfig.model_validate({"path": path}), context)
+    wrong = "fusion_to_camera" if path == "camera_to_lidar" else "camera_to_lidar"
+    with pytest.raises(ConfigError, match=rf"are those of {path}: set path = \"{path}\""):
+        UniDistill(UniDistillConfig.model_validate({"path": wrong}), context)
+    # A pair that the paper does not have takes any path's weights.
+    UniDistill(UniDistillConfig(), replace(CONTEXT, sensors=("label", student)))
 
 
 def test_the_paper_plan_is_what_the_method_reads():

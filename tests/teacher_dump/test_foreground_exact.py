@@ -177,13 +177,15 @@ def unidistill(
     """The method's terms of a student with these maps: feature, relation, class, regression."""
     once = TermConfig()
     config = UniDistillConfig(feature=once, relation=once, response=once, temperature=temperature)
-    channels = {t: CHANNELS[t] for t in (Target.BEV_LOW, Target.BEV_HIGH)}
+    channels = {t: CHANNELS[t] for t in (Target.BEV_LOW, Target.BEV_HIGH, Target.BOX_CODE)}
     method = UniDistill(config, MethodContext(GRID, ("a", "b", "c"), channels, channels))
     code = maps[Target.BOX_CODE].view(1, 2, 10, *GRID.shape)
     head = CenterMaps(maps[Target.HEATMAP_LOGIT], code, torch.tensor([0, 0, 1]))
     targets = pad_targets([frame_targets(row, NEEDS[:4], GRID, augment or BevAugment.identity())])
     result = method(
-        StudentMaps({t: maps[t] for t in channels}, head), targets, BoxBatch.pad([boxes])
+        StudentMaps({t: maps[t] for t in (Target.BEV_LOW, Target.BEV_HIGH)}, head),
+        targets,
+        BoxBatch.pad([boxes]),
     )
     parts = [result.terms["feature"], result.terms["relation"]]
     return [float(part) for part in (*parts, *result.figures.values())]
