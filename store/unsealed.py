@@ -32,8 +32,10 @@ class UnsealedRows:
         records = [str(record_path(Path(), part)) for part in plan.parts]
         shards = [key for layout in plan.maps for key in layout.chunk_keys]
         refuse_links(root, [*store_metadata(plan.maps), *records, *shards])
-        check_metadata(root, plan.maps)
         committed = [part for part in plan.parts if plan.record(root, part) is not None]
+        # A dump that is killed right after its plan has none yet, nor anything to read.
+        if committed:
+            check_metadata(root, plan.maps)
         self.parts_done = len(committed)
         self.parts_total = len(plan.parts)
         rows = {row for part in committed for row in part}

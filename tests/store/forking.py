@@ -1,6 +1,7 @@
 """Children that do one thing and end."""
 
 import os
+import traceback
 from collections.abc import Callable
 
 
@@ -13,6 +14,10 @@ def forked(run: Callable[[], object]) -> int:
     try:
         run()
         status = 0
+    except BaseException:
+        # Nobody else will tell: the child ends here.
+        traceback.print_exc()
+        raise
     finally:
         os._exit(status)
 

@@ -181,6 +181,18 @@ def test_an_unfinished_store_says_how_far_it_is(tmp_path: Path):
         writer.finalise()
 
 
+def test_a_dump_killed_between_plan_and_metadata_has_no_rows_yet(tmp_path: Path):
+    rows = identities(3)
+    made_for = fingerprint(rows, Coverage.DENSE)
+    StoreWriter.open(tmp_path / "store", made_for, rows)
+    (tmp_path / "store" / "zarr.json").unlink()
+    assert open_cache(tmp_path / "store", allow_incomplete=True).tokens == ()
+    writer = StoreWriter.open(tmp_path / "store", made_for, rows, resume=True)
+    write_pending(writer, made_for)
+    writer.finalise()
+    assert len(open_cache(tmp_path / "store")) == 3
+
+
 def test_no_store_and_no_row_are_errors(tmp_path: Path):
     with pytest.raises(NotACacheError, match=r"neither manifest.json nor plan.json"):
         open_cache(tmp_path)
