@@ -34,6 +34,8 @@ def test_a_step_at_the_papers_size(tmp_path: Path, teacher: str, students: list[
 
     for student in students:
         toml = real_toml(tmp_path, f"unidistill_{student}_student.toml")
+        path = f'path = "{teacher}_to_{student}"'
+        toml.write_text(f"{toml.read_text()}\n[methods.unidistill]\n{path}\n")
         if not store.exists():
             checkpoint = ("--checkpoint", made / "teacher.pt", "--methods", "unidistill")
             succeed("dump-teacher", toml, *checkpoint, "--out", store, *CPU)
