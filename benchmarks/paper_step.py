@@ -68,7 +68,7 @@ def _step(document: dict[str, Any], count: int, store: str) -> str:
         took = time.perf_counter() - began
     weights = sum(p.numel() for p in training.network.parameters())
     return (
-        f"{weights:,} parameters, batch {count}, loss {float(total):.3f}: {took:.1f} s a step on "
+        f"{weights:,} parameters, batch {count}, loss {float(total.detach()):.3f}: {took:.1f} s a step on "
         f"{torch.get_num_threads()} threads, peak {_peak():.1f} GiB ({before:.1f} before the step)"
     )
 
