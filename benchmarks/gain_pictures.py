@@ -18,7 +18,11 @@ Gains = Sequence[float]
 
 
 def draw_gains(results: Mapping[Run, Result], arms: Mapping[str, Arm], out: Path) -> None:
-    """Both pictures of a nuScenes part: ``gain_bytes.png`` and ``gain_groups.png`` in ``out``."""
+    """Both pictures of a nuScenes part, ``gain_bytes.png`` and ``gain_groups.png`` in ``out``.
+
+    Without an arm whose base is there too, there are none.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     scores = [result["scores"]["class_ap"] for result in results.values()]
     classes = [name for name in scores[0] if any(row[name] >= FOUND for row in scores)]
     rows = {run: _ap(result["scores"], classes) for run, result in results.items()}
@@ -26,6 +30,8 @@ def draw_gains(results: Mapping[Run, Result], arms: Mapping[str, Arm], out: Path
         name: {c: [ours[c] - theirs[c] for ours, theirs in pairs] for c in pairs[0][0]}
         for name, pairs in paired(rows, arms).items()
     }
+    if not gains:
+        return
     weights = {
         name: result["costs"]["bytes / frame"]
         for (name, _), result in results.items()

@@ -23,6 +23,7 @@ def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table
     return [
         table
         for title, figures in _figures(results).items()
+        if figures
         for table in (_spread_table(title, figures, arms), _gain_table(title, figures, arms))
     ]
 

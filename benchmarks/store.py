@@ -30,6 +30,7 @@ import torch
 import typer
 from torch.utils.data import DataLoader
 
+from benchmarks.machine import machine
 from benchmarks.rounds import Report, interleaved, ratios, seconds_of, spread
 from benchmarks.store_formats import FORMATS, Format, FrameDataset, Reader, joined
 from benchmarks.store_tensors import (
@@ -319,17 +320,6 @@ def measure(folder: Path, effort: Effort) -> list[Report]:
 def _show(reports: list[Report], report: Report) -> None:
     console.print(report.rich())
     reports.append(report)
-
-
-def machine() -> str:
-    """What these figures belong to."""
-    model = next(
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    amx = "with" if "amx_tile" in Path("/proc/cpuinfo").read_text() else "no"
-    return f"{os.cpu_count()} {model} cores, {amx} AMX, torch {torch.__version__}"
 
 
 def main(

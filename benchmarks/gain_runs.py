@@ -1,0 +1,192 @@
+"""The runs of ``benchmarks/gains.py``: world, teachers, caches, students; only what is missing."""
+
+import json
+import multiprocessing
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.gain_costs import costs, time_teacher
+from benchmarks.gain_parts import LABEL_ENCODER, Arm, Part
+from benchmarks.gain_records import Records
+from benchmarks.gain_tables import Result, Run
+from commands import steps
+from commands.progress import console
+from commands.tables import plain_scores
+from commands.world import load_world, make_world
+from runs.checkpoint import load_checkpoint
+from runs.config import load_config
+from runs.metrics import last_values, mean_values
+from store.reader import open_cache
+from student_train.config import StudentRun
+from student_train.train import train_student
+from teacher_dump.config import TeacherRun
+from teacher_dump.label_config import LabelEncoderRun
+from teacher_dump.teachers import own_teacher
+from teacher_dump.train import train_teacher
+from teacher_dump.train_labels import train_label_encoder
+
+VAL_SPLIT = "world_val"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Arms of a part, and where their runs lie.
+
+    Attributes:
+        part: Whose TOMLs.
+        arms: By name.
+        out: Folder of world, caches and runs.
+        configs: Folder of the TOMLs.
+        records: Of the finished runs.
+    """
+
+    part: Part
+    arms: Mapping[str, Arm]
+    out: Path
+    configs: Path
+    records: Records
+
+    def run(self, seeds: Iterable[int], jobs: int) -> None:
+        """Train, score and record every arm with every seed that is not recorded.
+
+        Args:
+            seeds: Of the students; teachers have one.
+            jobs: Runs at a time, one thread each.
+
+        Raises:
+            ConfigError: A record is of another config.
+        """
+        runs = {name: self._student(arm) for name, arm in self.arms.items()}
+        every = {(name, seed): _seeded(runs[name], seed) for seed in seeds for name in self.arms}
+        todo = {run: config for run, config in every.items() if not self.records.has(run, config)}
+        if not todo:
+            return
+        left = {name: arm for name, arm in self.arms.items() if any(n == name for n, _ in todo)}
+        world = load_world(self.configs / f"{self.part.world}_world.toml")
+        make_world(world, self.out / "world", workers=jobs)
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            teachers = sorted({arm.teacher for arm in left.values() if arm.method != "none"})
+            _announce(
+                {
+                    (name, 0): pool.submit(
+                        _teach, self._teacher(name), self.out / name, self.records
+                    )
+                    for name in teachers
+                }
+            )
+            if any(arm.embeds_labels for arm in left.values()):
+                self._train_labels()
+            stores = self._dump(left, runs)
+            _announce(
+                {
+                    (name, seed): pool.submit(
+                        _train_and_score,
+                        *(name, config, stores.get(name)),
+                        *(self.out / f"{name}-{seed}", self.records),
+                    )
+                    for (name, seed), config in todo.items()
+                }
+            )
+
+    def _toml(self, name: str) -> Path:
+        return self.configs / f"{self.part.prefix}_{name}.toml"
+
+    def _student(self, arm: Arm) -> StudentRun:
+        root = self.out / "world"
+        return arm.of(load_config(self._toml(arm.student), StudentRun, data__root=root), self.out)
+
+    def _teacher(self, name: str) -> TeacherRun:
+        run = load_config(self._toml(name), TeacherRun, data__root=self.out / "world")
+        return run.model_copy(update={"fit": run.fit.model_copy(update={"threads": 1})})
+
+    def _train_labels(self) -> None:
+        root = self.out / "world"
+        run = load_config(self._toml(LABEL_ENCODER), LabelEncoderRun, data__root=root)
+        run = run.model_copy(update={"fit": run.fit.model_copy(update={"threads": 1})})
+        teacher = self.out / "teacher" / "teacher.pt"
+        train_label_encoder(run, teacher, self.out / LABEL_ENCODER, resume=True, device="cpu")
+
+    def _dump(self, arms: Mapping[str, Arm], runs: Mapping[str, StudentRun]) -> dict[str, Path]:
+        """A cache of each teacher for all arms of the part that read it; whose runs read which.
+
+        It is also for those arms that are recorded already, so that it does not depend on them.
+        """
+        stores = {
+            name: self.out / arm.teacher.replace("teacher", "store")
+            for name, arm in self.arms.items()
+            if arm.method != "none"
+        }
+        for store in sorted({stores[name] for name in arms if name in stores}):
+            readers = [name for name, own in stores.items() if own == store]
+            teacher = self.out / self.arms[readers[0]].teacher / "teacher.pt"
+            every = _with_all_methods(runs[name] for name in readers)
+            model = own_teacher(load_checkpoint(teacher, "teacher"), torch.device("cpu"))
+            steps.ensure_cache(model, every, store)
+            time_teacher(model, every, store)
+        return stores
+
+
+def _announce(runs: Mapping[Run, Future[None]]) -> None:
+    """Wait for the runs, each announced as it ends."""
+    whose = {future: run for run, future in runs.items()}
+    for done in as_completed(whose):
+        done.result()
+        console.print(whose[done], "done")
+
+
+def _seeded(run: StudentRun, seed: int) -> StudentRun:
+    fit = run.fit.model_copy(update={"seed": seed, "threads": 1})
+    return run.model_copy(update={"fit": fit})
+
+
+def _with_all_methods(runs: Iterable[StudentRun]) -> StudentRun:
+    """The first run with the methods of all, each as the first that has it has it."""
+    first, *_ = found = list(runs)
+    whose = {name: run for run in reversed(found) for name in run.method_configs}
+    document = first.model_dump(mode="json")
+    for name, run in whose.items():
+        document["methods"][name] = run.model_dump(mode="json")["methods"][name]
+    return StudentRun.model_validate(document | {"method": "+".join(whose)})
+
+
+def _teach(run: TeacherRun, folder: Path, records: Records) -> None:
+    """One teacher in its own process."""
+    path = train_teacher(run, folder, resume=True, device="cpu")
+    result = _scored(path, run, folder)
+    records.write((folder.name, 0), run, result | {"checkpoint_sha256": _digest(path)})
+
+
+def _train_and_score(
+    name: str, run: StudentRun, store: Path | None, folder: Path, records: Records
+) -> None:
+    """One run in its own process; a finished one is read back."""
+    cache = None if store is None else open_cache(store)
+    path = train_student(run, cache, folder, resume=True, device="cpu")
+    result = _scored(path, run, folder) | {"costs": costs(run, store, folder)}
+    if cache is not None:
+        result["teacher_sha256"] = cache.fingerprint.teacher.checkpoint_sha256
+    records.write((name, run.fit.seed), run, result)
+
+
+def _digest(path: Path) -> str:
+    return load_checkpoint(path).sha256
+
+
+def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Result:
+    record = folder / "result.json"
+    if not record.is_file():
+        detector = steps.load_detector(load_checkpoint(checkpoint), torch.device("cpu"))
+        data = run.data.model_copy(update={"split": VAL_SPLIT})
+        scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores
+        assert scores is not None, "a world has labels"
+        figures = last_values(folder) | mean_values(folder, ("share/", "xgd/kept/"))
+        record.write_text(
+            json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)
+        )
+    result: Result = json.loads(record.read_text())
+    return result
