@@ -68,8 +68,9 @@ def _step(document: dict[str, Any], count: int, store: str) -> str:
         took = time.perf_counter() - began
     weights = sum(p.numel() for p in training.network.parameters())
     return (
-        f"{weights:,} parameters, batch {count}, loss {float(total.detach()):.3f}: {took:.1f} s a step on "
-        f"{torch.get_num_threads()} threads, peak {_peak():.1f} GiB ({before:.1f} before the step)"
+        f"{weights:,} parameters, batch {count}, loss {float(total.detach()):.3f}: "
+        f"{took:.1f} s a step on {torch.get_num_threads()} threads, "
+        f"peak {_peak():.1f} GiB ({before:.1f} before the step)"
     )
 
 
