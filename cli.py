@@ -257,10 +257,10 @@ def train_student_command(
         )
     if _printed(run, print_config):
         return
-    if bool(run.method_configs) != (store is not None):
+    if run.reads_cache != (store is not None):
         raise typer.BadParameter(
             f"--method {run.method} with{'out' if store is None else ''} --store: a method reads "
-            "a store, none reads none"
+            'a store, none reads none unless unlabelled = "pseudo_labels"'
         )
     cache = None if store is None else open_cache(store)
     path = train_student(run, cache, out, resume=resume, device=_device(device).type)
