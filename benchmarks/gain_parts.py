@@ -1,13 +1,14 @@
 """What ``benchmarks/gains.py`` compares: parts, each a world, teachers, students and arms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from student_train.config import StudentRun
+from student_train.config import StudentRun, Unlabelled
 
 LABEL_ENCODER = "label_encoder"
+ALL = 100  # percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Arm:
         teacher: Likewise; whose cache is read.
         base: The arm it is compared with: the same student without a method.
         embeds_labels: Whether LabelDistill's label features are computed in the step.
+        labelled: Percent of the frames whose labels the student may see.
+        teacher_labelled: The same of its teacher.
+        unlabelled: What the student does with the others.
     """
 
     method: str
@@ -29,6 +33,23 @@ class Arm:
     teacher: str = "teacher"
     base: str = "none"
     embeds_labels: bool = False
+    labelled: int = ALL
+    teacher_labelled: int = ALL
+    unlabelled: Unlabelled = "distil"
+
+    @property
+    def taught_by(self) -> str:
+        """Name of its teacher's run."""
+        few = self.teacher_labelled < ALL
+        return f"{self.teacher}_{self.teacher_labelled}" if few else self.teacher
+
+    @property
+    def store(self) -> str | None:
+        """Name of the cache it reads, of a teacher and a fraction of labels; None without one."""
+        if self.method == "none" and self.unlabelled != "pseudo_labels":
+            return None
+        name = self.taught_by.replace("teacher", "store")
+        return f"{name}_for_{self.labelled}" if self.labelled < ALL else name
 
     def of(self, run: StudentRun, out: Path) -> StudentRun:
         """The run of this arm.
@@ -46,7 +67,14 @@ class Arm:
                 "labels": "ground_truth",
                 "label_encoder": encoder,
             }
-        return StudentRun.model_validate(document | {"method": self.method})
+        document["data"] |= few_labels(self.labelled)
+        own = {"method": self.method, "unlabelled": self.unlabelled}
+        return StudentRun.model_validate(document | own)
+
+
+def few_labels(percent: int) -> dict[str, float]:
+    """What a config's data say of it; nothing where all frames are labelled."""
+    return {"labelled": percent / ALL} if percent < ALL else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +148,8 @@ def _unidistill(
 
 
 _UNIDISTILL = {
-    "camera": Arm("none", student="camera_student"),
-    "lidar": Arm("none", student="lidar_student"),
+    "camera": Arm("none", student="camera_student", base="camera"),
+    "lidar": Arm("none", student="lidar_student", base="lidar"),
     "lidar_to_camera": _unidistill("lidar", "camera"),
     "fusion_to_camera": _unidistill("fusion", "camera"),
     "camera_to_lidar": _unidistill("camera", "lidar"),
@@ -136,25 +164,60 @@ _UNIDISTILL = {
 def _labeldistill(*without: str) -> Arm:
     settings = dict.fromkeys(without, _NOTHING)
     embeds = "label" not in without
-    return Arm(
-        "labeldistill",
-        {"labeldistill": settings},
-        "labeldistill_student",
-        embeds_labels=embeds,
-    )
+    return Arm("labeldistill", {"labeldistill": settings}, "history_student", embeds_labels=embeds)
 
 
-_LABELDISTILL = {
-    "none": Arm("none", student="labeldistill_student"),
+def _history(method: str) -> Arm:
+    return Arm(method, student="history_student")
+
+
+# One student for all methods on centre heads, so that their scores can be compared.
+_METHODS = {
+    "none": _history("none"),
+    "imitation": _history("imitation"),
+    "xgd": _history("xgd"),
+    "unidistill": _history("unidistill"),
     "labeldistill": _labeldistill(),
+    "xgd+imitation": _history("xgd+imitation"),
+    "xgd+unidistill": _history("xgd+unidistill"),
     "lidar_features": _labeldistill("label", "heatmap", "box"),
     "label_features": _labeldistill("lidar", "heatmap", "box"),
-    "response": _labeldistill("lidar", "label"),
+    "label_response": _labeldistill("lidar", "label"),
 }
+
+
+def _few_labels(percent: int) -> dict[str, Arm]:
+    """Arms of one fraction.
+
+    ``only``: trained on the labelled frames alone, as many steps. ``all``: the teacher has seen
+    all labels. ``pseudo``: the teacher's detections are labels where there are none.
+    """
+    none = Arm("none", base=f"none_{percent}", labelled=percent)
+    taught = replace(none, teacher_labelled=percent)
+    pseudo = replace(taught, unlabelled="pseudo_labels")
+    return {
+        none.base: none,
+        f"only_{percent}": replace(none, unlabelled="leave_out"),
+        f"imitation_{percent}": replace(taught, method="imitation"),
+        f"imitation_{percent}_all": replace(none, method="imitation"),
+        f"pseudo_{percent}": pseudo,
+        f"imitation+pseudo_{percent}": replace(pseudo, method="imitation"),
+    }
+
+
+_FEW_LABELS = {
+    "none_100": Arm("none", base="none_100"),
+    "imitation_100": Arm("imitation", base="none_100"),
+    **_few_labels(50),
+    **_few_labels(25),
+    **_few_labels(10),
+}
+_PSEUDO = tuple(name for name in _FEW_LABELS if "pseudo" in name)
 
 PARTS = {
     "nuscenes": _part("gain", _NUSCENES, _GATES),
     "kitti": _part("gain_kitti", _KITTI, _GATES),
     "unidistill": _part("gain_uni", _UNIDISTILL),
-    "labeldistill": _part("gain", _LABELDISTILL),
+    "methods": _part("gain", _METHODS),
+    "few_labels": _part("gain", _FEW_LABELS, _PSEUDO),
 }

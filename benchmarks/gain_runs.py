@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gain_costs import costs, time_teacher
-from benchmarks.gain_parts import LABEL_ENCODER, Arm, Part
+from benchmarks.gain_parts import LABEL_ENCODER, Arm, Part, few_labels
 from benchmarks.gain_records import Records
 from benchmarks.gain_tables import Result, Run
 from commands import steps
@@ -39,7 +39,7 @@ class Comparison:
     Attributes:
         part: Whose TOMLs.
         arms: By name.
-        out: Folder of world, caches and runs.
+        out: Folder of world and teachers, which parts may share; in it, the part's runs and caches.
         configs: Folder of the TOMLs.
         records: Of the finished runs.
     """
@@ -60,7 +60,7 @@ class Comparison:
         Raises:
             ConfigError: A record is of another config.
         """
-        runs = {name: self._student(arm) for name, arm in self.arms.items()}
+        runs = {name: self.student(arm) for name, arm in self.arms.items()}
         every = {(name, seed): _seeded(runs[name], seed) for seed in seeds for name in self.arms}
         todo = {run: config for run, config in every.items() if not self.records.has(run, config)}
         if not todo:
@@ -70,24 +70,25 @@ class Comparison:
         make_world(world, self.out / "world", workers=jobs)
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            teachers = sorted({arm.teacher for arm in left.values() if arm.method != "none"})
+            teachers = {arm.taught_by: arm for arm in left.values() if arm.store}
             _announce(
                 {
-                    (name, 0): pool.submit(
-                        _teach, self._teacher(name), self.out / name, self.records
-                    )
-                    for name in teachers
+                    (name, 0): pool.submit(_teach, self.teacher(arm), self.out / name, self.records)
+                    for name, arm in teachers.items()
                 }
             )
             if any(arm.embeds_labels for arm in left.values()):
                 self._train_labels()
-            stores = self._dump(left, runs)
+            own = self.out / self.records.part
+            stores = {name: own / arm.store for name, arm in left.items() if arm.store}
+            for store in sorted(set(stores.values())):
+                self._dump(store)
             _announce(
                 {
                     (name, seed): pool.submit(
                         _train_and_score,
                         *(name, config, stores.get(name)),
-                        *(self.out / f"{name}-{seed}", self.records),
+                        *(own / f"{name}-{seed}", self.records),
                     )
                     for (name, seed), config in todo.items()
                 }
@@ -96,13 +97,18 @@ class Comparison:
     def _toml(self, name: str) -> Path:
         return self.configs / f"{self.part.prefix}_{name}.toml"
 
-    def _student(self, arm: Arm) -> StudentRun:
+    def student(self, arm: Arm) -> StudentRun:
+        """The run of an arm, whose seed is its TOML's."""
         root = self.out / "world"
         return arm.of(load_config(self._toml(arm.student), StudentRun, data__root=root), self.out)
 
-    def _teacher(self, name: str) -> TeacherRun:
-        run = load_config(self._toml(name), TeacherRun, data__root=self.out / "world")
-        return run.model_copy(update={"fit": run.fit.model_copy(update={"threads": 1})})
+    def teacher(self, arm: Arm) -> TeacherRun:
+        """The run of its teacher."""
+        run = load_config(self._toml(arm.teacher), TeacherRun, data__root=self.out / "world")
+        document = run.model_dump(mode="json")
+        document["fit"]["threads"] = 1
+        document["data"] |= few_labels(arm.teacher_labelled)
+        return TeacherRun.model_validate(document)
 
     def _train_labels(self) -> None:
         root = self.out / "world"
@@ -111,24 +117,14 @@ class Comparison:
         teacher = self.out / "teacher" / "teacher.pt"
         train_label_encoder(run, teacher, self.out / LABEL_ENCODER, resume=True, device="cpu")
 
-    def _dump(self, arms: Mapping[str, Arm], runs: Mapping[str, StudentRun]) -> dict[str, Path]:
-        """A cache of each teacher for all arms of the part that read it; whose runs read which.
-
-        It is also for those arms that are recorded already, so that it does not depend on them.
-        """
-        stores = {
-            name: self.out / arm.teacher.replace("teacher", "store")
-            for name, arm in self.arms.items()
-            if arm.method != "none"
-        }
-        for store in sorted({stores[name] for name in arms if name in stores}):
-            readers = [name for name, own in stores.items() if own == store]
-            teacher = self.out / self.arms[readers[0]].teacher / "teacher.pt"
-            every = _with_all_methods(runs[name] for name in readers)
-            model = own_teacher(load_checkpoint(teacher, "teacher"), torch.device("cpu"))
-            steps.ensure_cache(model, every, store)
-            time_teacher(model, every, store)
-        return stores
+    def _dump(self, store: Path) -> None:
+        """A cache for all arms of the part that read it, whichever are run now."""
+        readers = [arm for arm in self.part.arms.values() if arm.store == store.name]
+        every = _with_all_methods(self.student(arm) for arm in readers)
+        checkpoint = self.out / readers[0].taught_by / "teacher.pt"
+        teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
+        steps.ensure_cache(teacher, every, store)
+        time_teacher(teacher, every, store)
 
 
 def _announce(runs: Mapping[Run, Future[None]]) -> None:

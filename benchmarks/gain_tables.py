@@ -105,7 +105,7 @@ def _spread_table(
 ) -> Table:
     columns = _columns(figures)
     table = Table("arm", *columns, title=f"{title}: mean ± standard deviation over seeds")
-    teachers = sorted({arm.teacher for arm in arms.values()})
+    teachers = sorted({arm.taught_by for arm in arms.values()})
     for name in (*teachers, *arms):
         runs = [row for (own, _), row in figures.items() if own == name]
         if runs:
@@ -128,12 +128,12 @@ def _gain_table(
 def paired(
     figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
 ) -> dict[str, list[tuple[Mapping[str, float], Mapping[str, float]]]]:
-    """Of each arm with a method: its figures and its base's, for every seed that has both."""
+    """Of each arm but the bases: its figures and its base's, for every seed that has both."""
     pairs = {
         name: [
             (row, figures[arm.base, seed])
             for (own, seed), row in sorted(figures.items())
-            if own == name and arm.method != "none" and (arm.base, seed) in figures
+            if own == name != arm.base and (arm.base, seed) in figures
         ]
         for name, arm in arms.items()
     }

@@ -56,7 +56,7 @@ def main(  # noqa: PLR0913 - the options of a command
     if not only_tables:
         comparison = Comparison(wanted, chosen, _given(out), configs, book)
         comparison.run([int(seed) for seed in seeds.split(",")], jobs)
-    teachers = sorted({arm.teacher for arm in chosen.values()})
+    teachers = sorted({arm.taught_by for arm in chosen.values()})
     results = book.read([*teachers, *chosen])
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from commands.progress import console, progress_bar
 from frames.augment import BevAugment
+from frames.boxes import Boxes3D
 from frames.dataset import read_frames
 from frames.frame import Frame
 from runs.config import load_config
@@ -50,7 +51,9 @@ class OnlineDataset(StudentDataset):
         super().__init__(frames, run, cache, needs_of(run))
         self.teacher = teacher
 
-    def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
+    def _seen(
+        self, frame: Frame, rng: np.random.Generator
+    ) -> tuple[BevAugment, Boxes3D, FrameTargets]:
         assert self.cache is not None, "given to __init__"
         made_for = self.cache.fingerprint
         (row,) = teacher_rows(self.teacher, [frame], made_for.arrays, made_for.masks)
@@ -58,7 +61,8 @@ class OnlineDataset(StudentDataset):
             token=row.token, view=0, augment=BevAugment.identity(), gt=row.gt, arrays=row.arrays
         )
         augment = self.run.bev_augment.draw(rng)
-        return augment, frame_targets(cached, self.needs, self.run.student.grid, augment)
+        targets = frame_targets(cached, self.needs, self.run.student.grid, augment)
+        return augment, augment.boxes3d(row.gt), targets
 
 
 class LoopTraining(StudentTraining):

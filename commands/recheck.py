@@ -11,8 +11,9 @@ from frames.augment import BevAugment, BevAugmentConfig
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.sensor_input import check_sensor_files
-from store.errors import PlanError
+from store.errors import FingerprintError, PlanError
 from store.reader import Cache
+from store.schema import differences
 from student_train.config import StudentRun
 from teacher_dump.protocol import Teacher
 from teacher_dump.recheck import ArrayCheck, draw_rows, recheck, require_teacher
@@ -24,10 +25,13 @@ def rows_to_recheck(
     """Random rows of the store, whose teacher this is: frame and view.
 
     Raises:
-        FingerprintError: It is another teacher.
+        FingerprintError: It is another teacher, or the run's ground truth is another.
         DataError: The run's data set lacks a frame, or a file of one.
     """
     require_teacher(cache, teacher.info)
+    found, expected = cache.fingerprint.dataset.ground_truth_filter, run.data.ground_truth_filter
+    if lines := list(differences(found, expected, "dataset.ground_truth_filter")):
+        raise FingerprintError(cache.name, lines, "Give the TOML that the store was dumped for.")
     frames = read_frames(run.data.model_copy(update={"sweeps": teacher.info.sweeps}))
     drawn = draw_rows(cache, frames, rows, seed)
     check_sensor_files([frame for frame, _ in drawn], teacher.info.identity.kind)

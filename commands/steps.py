@@ -356,6 +356,8 @@ def evaluate(
         limit: Only the first so many frames.
         teacher: Whose boxes to draw too.
     """
+    # Whatever a run may see in training, it is scored against all.
+    data = data.model_copy(update={"labelled": 1.0})
     frames: list[Frame] = read_frames(data, limit)
     detector.check(frames)
     chosen = spread_evenly(frames, pictures)

@@ -63,6 +63,10 @@ class BoxBatch:
             valid[row, : len(boxes)] = True
         return cls(values, labels, valid)
 
+    def frames(self, index: Int64[Tensor, " k"]) -> "BoxBatch":
+        """The same of some frames of the batch."""
+        return BoxBatch(self.values[index], self.labels[index], self.valid[index])
+
     def to(self, device: torch.device) -> "BoxBatch":
         """The same boxes on another device."""
         return BoxBatch(self.values.to(device), self.labels.to(device), self.valid.to(device))

@@ -65,6 +65,9 @@ class Frame:
         box_points: Number of LiDAR points in each box, as annotated; () where nobody counted.
         prev: Token of the frame before it in its scene, "" at the start.
         next: Token of the frame after it, "" at the end.
+        teacher_score: None where its annotations were read. Else they are hidden
+            (``frames/labelled.py``): it has no boxes, and in a cache a teacher's detections of at
+            least this score stand for them.
     """
 
     token: str
@@ -77,3 +80,9 @@ class Frame:
     box_points: tuple[int, ...]
     prev: str
     next: str
+    teacher_score: float | None = None
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its annotations are hidden."""
+        return self.teacher_score is not None

@@ -16,13 +16,14 @@ import torch
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from frames.boxes import BOX_SIZE, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.frame import Camera, Frame, Sweep
 from frames.geometry import SE3
+from frames.labelled import FewLabels
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ SPLIT_VERSIONS = {
 }
 
 
-class NuScenesConfig(BaseModel):
-    """Which frames of a nuScenes tree to read.
+class NuScenesConfig(FewLabels):
+    """Which frames of a nuScenes tree to read; see ``FewLabels`` for those without labels.
 
     Attributes:
         dataset: Which data set this is; see ``frames/dataset.py``.
@@ -87,7 +88,11 @@ class NuScenesConfig(BaseModel):
     @property
     def ground_truth_filter(self) -> dict[str, Any]:
         """What decides which annotations are ground truth; part of a cache's fingerprint."""
-        return {"classes": list(self.classes), "min_points": self.min_points}
+        return {
+            "classes": list(self.classes),
+            "min_points": self.min_points,
+            **self.hidden_filter,
+        }
 
 
 def read_frames(config: NuScenesConfig, limit: int | None = None) -> list[Frame]:
@@ -197,7 +202,11 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
     key = tables.get("sample_data", sample["data"][LIDAR])
     global_from_ego = _pose(tables.get("ego_pose", key["ego_pose_token"]))
     ego_from_global = global_from_ego.inverse()
-    boxes, box_points = _boxes(tables, sample, ego_from_global, config.min_points)
+    hidden_score = config.hidden_score(sample["token"])
+    if hidden_score is None:
+        boxes, box_points = _boxes(tables, sample, ego_from_global, config.min_points)
+    else:
+        boxes, box_points = Boxes3D.empty(), ()
     return Frame(
         token=sample["token"],
         scene=tables.get("scene", sample["scene_token"])["name"],
@@ -213,6 +222,7 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
         box_points=box_points,
         prev=sample["prev"],
         next=sample["next"],
+        teacher_score=hidden_score,
     )
 
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
@@ -50,6 +50,10 @@ class AnchorMaps:
     logit: Float[Tensor, "b n classes"]
     code: Float[Tensor, "b n 7"]
     direction: Float[Tensor, "b n 2"]
+
+    def frames(self, index: Int64[Tensor, " k"]) -> "AnchorMaps":
+        """The same of some frames of the batch."""
+        return AnchorMaps(self.logit[index], self.code[index], self.direction[index])
 
 
 class AnchorHead(nn.Module):

@@ -98,6 +98,10 @@ class CenterMaps:
     box_code: Float32[Tensor, "b tasks code h w"]
     class_task: Int64[Tensor, " classes"]
 
+    def frames(self, index: Int64[Tensor, " k"]) -> "CenterMaps":
+        """The same of some frames of the batch."""
+        return CenterMaps(self.heatmap_logit[index], self.box_code[index], self.class_task)
+
 
 class TaskBranches(nn.Module):
     """One task's two-layer branches: those of the box code, and its classes' heatmaps.

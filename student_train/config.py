@@ -31,6 +31,7 @@ from student_train.students.kinds import (
 )
 from student_train.students.stereo import StereoStudentConfig
 
+Unlabelled = Literal["distil", "pseudo_labels", "leave_out"]
 # Metres between ranges that are the same but for rounding.
 TOUCHING = 1e-3
 
@@ -87,6 +88,9 @@ class StudentRun(BaseModel):
     Attributes:
         name: Short name of the student.
         data: Frames to train on.
+        unlabelled: What frames are for whose labels are hidden (``data.labelled``): the methods'
+            terms and LiDAR depth alone; the detection loss too, against the teacher's detections
+            in the cache; or nothing.
         student: The network.
         image_augment: Augmentation of each image; a multi-camera student's alone.
         bev_augment: Augmentation of the BEV frame: cameras, boxes and cached targets together.
@@ -100,6 +104,7 @@ class StudentRun(BaseModel):
 
     name: str
     data: DatasetConfig
+    unlabelled: Unlabelled = "distil"
     student: StudentConfig
     image_augment: ImageAugmentConfig | None = None
     bev_augment: BevAugmentConfig = BevAugmentConfig()
@@ -133,10 +138,26 @@ class StudentRun(BaseModel):
             )
         if stereo and self.bev_augment != BevAugmentConfig(flip_y=self.bev_augment.flip_y):
             raise ValueError("bev_augment: a stereo student is mirrored alone: set flip_y only")
+        if self.unlabelled != "distil" and self.data.labelled == 1:
+            raise ValueError(
+                f"unlabelled = {self.unlabelled!r}, but every frame is labelled: set data.labelled "
+                "below 1, or leave unlabelled out"
+            )
+        hidden = self.data.labelled < 1 and self.unlabelled == "distil"
+        if isinstance(self.student, StereoStudentConfig) and self.student.image_head and hidden:
+            raise ValueError(
+                "student.image_head is taught by labels, which frames beyond data.labelled lack: "
+                'leave it out, or set unlabelled to "pseudo_labels" or "leave_out"'
+            )
         grid = self.student.grid
         if stereo and abs(2 * grid.y_min + grid.shape[0] * grid.cell_size) > TOUCHING:
             raise ValueError(f"a flip maps {grid} onto itself only if it is symmetric in y")
         return self
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether it is trained from a teacher's cache."""
+        return bool(self.method_configs) or self.unlabelled == "pseudo_labels"
 
     @property
     def known_methods(self) -> tuple[str, ...]:

@@ -6,11 +6,14 @@ from itertools import product
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.errors import DataError
 from frames.frame import Frame
+from frames.labelled import labelled_frames
 from runs.sampler import Blocks, Example, TrainingData
 from store.plan import arrays_read
 from store.reader import Cache
@@ -25,24 +28,38 @@ from student_train.targets import FrameTargets, frame_targets, pad_targets
 
 @dataclass(frozen=True, slots=True)
 class StudentExample:
-    """One training frame; everything in the same augmented ego frame."""
+    """One training frame; everything in the same augmented ego frame.
+
+    Attributes:
+        seen: What the student looks at.
+        boxes: Ground truth; without labels the teacher's detections in the cache, or none.
+        targets: Of the teacher.
+        supervised: Whether these boxes are taught; of a batch it stays on the CPU.
+    """
 
     seen: StudentInput
     boxes: Boxes3D
     targets: FrameTargets
+    supervised: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
-    """Several training frames."""
+    """Several training frames; see :class:`StudentExample`."""
 
     seen: StudentInput
     boxes: BoxBatch
     targets: TeacherTargets
+    supervised: Bool[Tensor, " b"]
 
     def to(self, device: torch.device) -> "StudentBatch":
         """The same batch on another device."""
-        return StudentBatch(self.seen.to(device), self.boxes.to(device), self.targets.to(device))
+        return StudentBatch(
+            self.seen.to(device),
+            self.boxes.to(device),
+            self.targets.to(device),
+            self.supervised,
+        )
 
 
 class StudentDataset(TrainingData[StudentExample]):
@@ -60,7 +77,8 @@ class StudentDataset(TrainingData[StudentExample]):
     def __init__(
         self, frames: Sequence[Frame], run: StudentRun, cache: Cache | None, needs: Collection[Need]
     ) -> None:
-        self.frames, self.run, self.needs = frames, run, frozenset(needs)
+        self.run, self.needs = run, frozenset(needs)
+        self.frames = labelled_frames(frames) if run.unlabelled == "leave_out" else frames
         self.reader = reader_among(run.reader, frames)
         read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None
@@ -94,9 +112,10 @@ class StudentDataset(TrainingData[StudentExample]):
         index, position = example
         frame = self.frames[index]
         rng = self._chance(position)
-        augment, targets = self._seen(frame, rng)
+        augment, boxes, targets = self._seen(frame, rng)
         seen = self.reader.read(frame, augment, rng)
-        return StudentExample(seen, augment.boxes3d(frame.boxes), targets)
+        supervised = not frame.unlabelled or self.run.unlabelled == "pseudo_labels"
+        return StudentExample(seen, boxes, targets, supervised)
 
     def _chance(self, position: int) -> np.random.Generator:
         return np.random.default_rng([self.run.fit.seed, position])
@@ -106,18 +125,24 @@ class StudentDataset(TrainingData[StudentExample]):
         views = self.cache.views if self.cache else 1
         return int(rng.integers(views)) if views > 1 else 0
 
-    def _seen(self, frame: Frame, rng: np.random.Generator) -> tuple[BevAugment, FrameTargets]:
-        """An augmentation, and the targets in it: a stored view, or the canonical one carried."""
+    def _seen(
+        self, frame: Frame, rng: np.random.Generator
+    ) -> tuple[BevAugment, Boxes3D, FrameTargets]:
+        """An augmentation, and boxes and targets in it: a stored view's, or canonical ones."""
         if self.cache is None:
-            return self.run.bev_augment.draw(rng), FrameTargets()
+            augment = self.run.bev_augment.draw(rng)
+            return augment, augment.boxes3d(frame.boxes), FrameTargets()
         if self.cache.views > 1:
             row = self.cache.row(frame.token, self._view(rng))
             augment, carried = row.augment, BevAugment.identity()
         else:
             row = self.cache[frame.token]
             augment = carried = self.run.bev_augment.draw(rng)
+        targets = frame_targets(row, self.needs, self.run.student.grid, carried)
+        if frame.unlabelled:
+            return augment, carried.boxes3d(row.gt), targets
         self._check_truth(frame, row)
-        return augment, frame_targets(row, self.needs, self.run.student.grid, carried)
+        return augment, augment.boxes3d(frame.boxes), targets
 
     @staticmethod
     def _check_truth(frame: Frame, row: CachedRow) -> None:
@@ -140,4 +165,5 @@ class StudentDataset(TrainingData[StudentExample]):
             seen[0].stack(seen),
             BoxBatch.pad([example.boxes for example in examples]),
             pad_targets([example.targets for example in examples]),
+            torch.tensor([example.supervised for example in examples]),
         )

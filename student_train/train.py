@@ -1,6 +1,7 @@
 """Train a student from frames and, with a method, from the teacher's cache."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from frames.dataset import read_frames
 from runs.checkpoint import is_finished, save_checkpoint
+from runs.errors import ConfigError
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
 from store.match import require_match, require_views
@@ -18,8 +20,9 @@ from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.methods.base import Method, MethodContext, Tasks
+from student_train.students.base import StudentOutput
 from student_train.students.camera import CameraStudentConfig
-from student_train.students.kinds import build_student, center_head
+from student_train.students.kinds import build_student, center_head, teaches_depth
 
 CHECKPOINT_NAME = "student.pt"
 
@@ -49,7 +52,7 @@ class StudentTraining(Training):
     def loss_terms(self, batch: StudentBatch) -> dict[str, Tensor]:
         """Detection, what else is taught, then the methods' terms at their gradient shares."""
         output = self.network(batch.seen)
-        detection = self.network.detection_terms(output, batch.boxes)
+        detection = self._detection(output, batch)
         auxiliary = self.network.auxiliary_terms(output, batch.seen, batch.boxes)
         terms = {f"detection/{name}": term for name, term in (detection | auxiliary).items()}
         distilled: dict[str, Tensor] = {}
@@ -60,7 +63,21 @@ class StudentTraining(Training):
             result = method(output.maps, batch.targets, batch.boxes)
             distilled |= {f"{name}/{term}": value for term, value in result.terms.items()}
             self.log_dict({f"{name}/{key}": value for key, value in result.figures.items()})
+        if not batch.supervised.any():
+            # The detection loss, which shares are measured against, is no more than a zero here.
+            return terms | {n: self.balance.factor(n) * term for n, term in distilled.items()}
         return terms | self._balanced(output.maps.features[Target.BEV_LOW], detection, distilled)
+
+    def _detection(self, output: StudentOutput, batch: StudentBatch) -> dict[str, Tensor]:
+        """The detection loss of the batch's supervised frames as a batch; zeros without any."""
+        if batch.supervised.all():
+            return self.network.detection_terms(output, batch.boxes)
+        index = batch.supervised.nonzero()[:, 0].to(batch.boxes.valid.device)
+        kept = index if len(index) else torch.zeros_like(batch.boxes.labels[0, :1])
+        head = output.maps.head.frames(kept)
+        some = replace(output, maps=replace(output.maps, head=head))
+        terms = self.network.detection_terms(some, batch.boxes.frames(kept))
+        return terms if len(index) else {name: 0 * term for name, term in terms.items()}
 
     def _balanced(
         self, features: Tensor, detection: Mapping[str, Tensor], terms: Mapping[str, Tensor]
@@ -118,6 +135,24 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
     return {name: run.method_types[name](config, context) for name, config in configs.items()}
 
 
+def check_labels(run: StudentRun, cache: Cache | None) -> None:
+    """Refuse frames without labels that would teach nothing.
+
+    Raises:
+        ConfigError: Pseudo labels without a cache; or neither a cache nor depth.
+    """
+    if run.unlabelled == "pseudo_labels" and cache is None:
+        raise ConfigError(
+            'unlabelled = "pseudo_labels": these are in the cache of a teacher; give --store'
+        )
+    hidden = run.data.labelled < 1 and run.unlabelled == "distil"
+    if hidden and cache is None and not teaches_depth(run.student):
+        raise ConfigError(
+            f"data.labelled = {run.data.labelled}: without a method and without depth supervision "
+            'the other frames teach nothing; set unlabelled = "leave_out"'
+        )
+
+
 def _told_tasks(config: Mapping[str, Any]) -> Tasks | None:
     """Tasks of the centre head that a teacher's config speaks of, as those of our own do."""
     head = config.get("head")
@@ -139,7 +174,8 @@ def train_student(
     Raises:
         CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
         DataError: A frame lacks a camera, or a frame is not in the cache.
-        ConfigError: A method cannot compare this student with this teacher.
+        ConfigError: A method cannot compare this student with this teacher, or frames without
+            labels teach nothing.
 
     Returns:
         The checkpoint's path.
@@ -150,6 +186,7 @@ def train_student(
         return path
     frames = read_frames(run.data)
     run.reader.check(frames, training=True)
+    check_labels(run, cache)
     needs = needs_of(run)
     if cache is not None:
         require_match(

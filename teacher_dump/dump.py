@@ -123,19 +123,24 @@ def _check_anchors(own: AnchorConfig | None, wanted: AnchorConfig | None) -> Non
 def _lengths(
     frames: Sequence[Frame], rows: Sequence[RowIdentity], fingerprint: Fingerprint
 ) -> dict[Places, int]:
-    """How many places of each kind the rows have, counted in their annotations."""
+    """How many places of each kind the rows have, counted in their annotations.
+
+    What a teacher will find in frames without labels is not known: they count as the others' mean.
+    """
     seen = frames_of_rows(frames, range(len(rows)), fingerprint.views)
-    truths = [row.augment.boxes3d(frame.boxes) for row, frame in zip(rows, seen, strict=True)]
-    lengths = {Places.ROWS: len(rows), Places.BOXES: sum(len(boxes) for boxes in truths)}
+    known = [(row, f) for row, f in zip(rows, seen, strict=True) if not f.unlabelled]
+    truths = [row.augment.boxes3d(frame.boxes) for row, frame in known]
+    lengths = {Places.BOXES: sum(len(boxes) for boxes in truths)}
     for places in CELL_PLACES:
         if any(spec.places is places for spec in fingerprint.arrays):
             lengths[places] = sum(
                 len(cells_at(places, gt, row.token, fingerprint.grid, fingerprint.masks))
-                for row, gt in zip(rows, truths, strict=True)
+                for (row, _), gt in zip(known, truths, strict=True)
             )
     if anchors := anchors_of(fingerprint.masks):
         lengths[Places.ANCHORS] = sum(len(positive_anchors(anchors, gt)[0]) for gt in truths)
-    return lengths
+    whole = {places: count * len(rows) // max(1, len(known)) for places, count in lengths.items()}
+    return whole | {Places.ROWS: len(rows)}
 
 
 def frames_of_rows(frames: Sequence[Frame], rows: Iterable[int], views: int) -> list[Frame]:

@@ -23,6 +23,7 @@ from store.rows import RowValues
 from store.schema import CELL_PLACES, ArraySpec, Places, Target
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import Teacher, TeacherOutput
+from teacher_dump.pseudo_labels import with_pseudo_labels
 
 NO_BOX = -1
 
@@ -38,7 +39,7 @@ def teacher_rows(
 
     Args:
         teacher: Frozen.
-        frames: As the data set has them.
+        frames: As the data set has them; without labels, they get pseudo labels.
         arrays: What to read.
         masks: Which cells, for arrays at cells.
         augments: How the teacher is to see each frame; None: as it is.
@@ -46,6 +47,7 @@ def teacher_rows(
     Raises:
         TeacherError: It does not give what is planned.
     """
+    frames = with_pseudo_labels(teacher, frames)
     augments = augments or [BevAugment.identity()] * len(frames)
     truths = [a.boxes3d(frame.boxes) for a, frame in zip(augments, frames, strict=True)]
     with torch.inference_mode():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frames.boxes import BoxBatch, Boxes3D
 from frames.dataset import read_frames
 from frames.frame import Frame
+from frames.labelled import labelled_frames
 from frames.sensor_input import SensorInput
 from nets.anchor_loss import detection_loss
 from nets.bev_detector import BEVDetector, BEVDetectorConfig
@@ -141,7 +142,7 @@ def teacher_training(run: TeacherRun) -> TeacherTraining:
 
 
 def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) -> Path:
-    """Train, and write ``teacher.pt``.
+    """Train on the frames that are labelled, and write ``teacher.pt``.
 
     Returns:
         The checkpoint's path.
@@ -149,7 +150,7 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
     if resume and is_finished(path, config):
         return path
-    frames = read_frames(run.data)
+    frames = labelled_frames(read_frames(run.data))
     run.reader.check(frames, training=True)
     claim_folder(out_dir, config, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)

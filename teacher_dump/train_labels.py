@@ -11,6 +11,7 @@ from torch import Tensor
 from frames.boxes import BoxBatch, Boxes3D
 from frames.dataset import read_frames
 from frames.frame import Frame
+from frames.labelled import labelled_frames
 from nets.center_loss import CenterLossConfig, center_loss
 from nets.label_encoder import LabelEncoder
 from runs.checkpoint import TEACHER_SHA256, is_finished, load_checkpoint, save_checkpoint
@@ -92,7 +93,7 @@ def train_label_encoder(
         return path
     decoder = LabelDecoder(checkpoint)
     require_fit(run.encoder, decoder.config)
-    frames = read_frames(run.data)
+    frames = labelled_frames(read_frames(run.data))
     claim_folder(out_dir, config | made_for, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = LabelTraining(run, decoder)

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 
 from frames.detection_classes import KITTI_CLASSES
 from frames.kitti.difficulty import Scheme
+from frames.labelled import FewLabels
 
 KittiClass = Literal["Car", "Pedestrian", "Cyclist"]
 KittiCamera = Literal["image_2", "image_3"]
@@ -17,8 +18,10 @@ LIGA_RANGE: Range = (2.0, -30.4, -3.0, 59.6, 30.4, 1.0)
 LIGA_MAX_TRUNCATION = 0.98
 
 
-class KittiConfig(BaseModel):
+class KittiConfig(FewLabels):
     """Which frames of a KITTI object tree to read, and which labels are ground truth.
+
+    See ``FewLabels`` for frames without labels.
 
     Attributes:
         dataset: Which data set this is; see ``frames/dataset.py``.
@@ -73,4 +76,5 @@ class KittiConfig(BaseModel):
             "sitting_as_pedestrian": self.sitting_as_pedestrian,
             "max_truncation": self.max_truncation,
             "box_range": list(self.box_range),
+            **self.hidden_filter,
         }

@@ -37,7 +37,7 @@ class KittiFrame(Frame):
     Attributes:
         view: The left camera (P2), whether or not its image is read or here: labels and results
             have their 2D boxes in it.
-        objects: All labels, in their file's order; empty in testing.
+        objects: All labels, in their file's order; empty in testing, or if they are hidden.
     """
 
     view: Camera
@@ -46,7 +46,7 @@ class KittiFrame(Frame):
     @property
     def labelled(self) -> bool:
         """Whether there are labels to score against; the testing folder has none."""
-        return self.scene != TESTING
+        return self.scene != TESTING and not self.unlabelled
 
 
 def read_frames(config: KittiConfig, limit: int | None = None) -> list[KittiFrame]:
@@ -103,7 +103,9 @@ def tokens_of_split(config: KittiConfig) -> tuple[Path, list[str]]:
 
 def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
     calibration = read_calibration(folder / "calib" / f"{token}.txt")
-    objects = () if folder.name == TESTING else read_objects(folder / "label_2" / f"{token}.txt")
+    score = config.hidden_score(token)
+    blind = folder.name == TESTING or score is not None
+    objects = () if blind else read_objects(folder / "label_2" / f"{token}.txt")
     cameras = {name: _camera(calibration, folder, name, token) for name in config.cameras}
     view = cameras.get(VIEW) or _unread_view(config, calibration, folder, token)
     return KittiFrame(
@@ -125,6 +127,7 @@ def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
         box_points=(),
         prev="",
         next="",
+        teacher_score=score,
         view=view,
         objects=objects,
     )

@@ -53,6 +53,13 @@ def center_head(config: AnyStudentConfig) -> CenterHeadConfig | None:
     return None if isinstance(config, StereoStudentConfig) else config.head
 
 
+def teaches_depth(config: AnyStudentConfig) -> bool:
+    """Whether LiDAR depth supervises it in training."""
+    if isinstance(config, BEVStudentConfig):
+        return config.depth_stride is not None
+    return config.depth_loss_weight > 0
+
+
 def augments_images(config: AnyStudentConfig) -> bool:
     """Whether its images are augmented one by one; a stereo pair is not."""
     return sees(config) != "lidar" and not isinstance(config, StereoStudentConfig)

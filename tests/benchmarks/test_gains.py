@@ -7,12 +7,18 @@ import pytest
 import typer
 from PIL import Image
 
+from benchmarks.gain_parts import PARTS, Arm, Part
+from benchmarks.gain_records import Records, config_hash
+from benchmarks.gain_runs import Comparison
 from benchmarks.gains import main
 from runs.errors import ConfigError
+from store.reader import open_cache
 from tests.commands.test_demo import WORLD
-from tests.tiny import write_student_toml, write_teacher_toml
+from tests.tiny import write_past_student_toml, write_student_toml, write_teacher_toml
+from tests.tiny_labels import write_label_encoder_toml, write_staged_teacher_toml
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
 def test_arms_and_seeds_end_in_tables_pictures_and_records(
@@ -57,3 +63,68 @@ def test_arms_and_seeds_end_in_tables_pictures_and_records(
     write_student_toml(configs, tmp_path, steps=3).rename(configs / "gain_student.toml")
     with pytest.raises(ConfigError, match=r"none-0\.json is of another config"):
         main(out, arms="none", seeds="0", configs=configs, records=kept)
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """TOMLs of a tiny world and a tiny teacher with stages."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "gain_world.toml").write_text(WORLD)
+    write_staged_teacher_toml(folder, tmp_path).rename(folder / "gain_teacher.toml")
+    return folder
+
+
+def test_few_labels_have_teachers_and_caches_of_their_own(configs: Path, tmp_path: Path):
+    """Also a cache that another arm of the part needs is there at once."""
+    write_student_toml(configs, tmp_path, depth=1.0).rename(configs / "gain_student.toml")
+    out = tmp_path / "out"
+    arms = "none_50,only_50,imitation_50,imitation_50_all,pseudo_50"
+    main(out, part="few_labels", arms=arms, seeds="0", configs=configs)
+    own = out / "few_labels"
+    stores = {path.name for path in own.glob("store*") if path.is_dir()}
+    assert stores == {"store_50_for_50", "store_for_50"}
+    notes = [open_cache(own / name).fingerprint for name in sorted(stores)]
+    assert [f.dataset.ground_truth_filter["labelled"] for f in notes] == [0.5, 0.5]
+    assert notes[0].teacher.checkpoint_sha256 != notes[1].teacher.checkpoint_sha256
+    records = Records(out / "records", "few_labels")
+    found = records.read(["teacher", "teacher_50", *arms.split(",")])
+    assert [run[0] for run in found] == ["teacher", "teacher_50", *arms.split(",")]
+    assert found["pseudo_50", 0]["teacher_sha256"] == notes[0].teacher.checkpoint_sha256
+    assert found["imitation_50_all", 0]["teacher_sha256"] == notes[1].teacher.checkpoint_sha256
+
+
+def test_one_student_and_one_cache_serve_all_methods(configs: Path, tmp_path: Path):
+    write_past_student_toml(configs, tmp_path).rename(configs / "gain_history_student.toml")
+    write_label_encoder_toml(configs, tmp_path).rename(configs / "gain_label_encoder.toml")
+    out, arms = tmp_path / "out", "none,xgd+unidistill,labeldistill,label_response"
+    main(out, part="methods", arms=arms, seeds="0", configs=configs)
+    assert [path.name for path in (out / "methods").glob("store*") if path.is_dir()] == ["store"]
+    files = {path.name for path in (out / "records" / "methods").glob("*.json")}
+    assert files == {"teacher-0.json", *(f"{name}-0.json" for name in arms.split(","))}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
+    part = PARTS[name]
+    comparison = Comparison(part, part.arms, tmp_path, CONFIGS, Records(tmp_path, name))
+    hashes = set()
+    for arm in part.arms.values():
+        run = comparison.student(arm)
+        assert run.reads_cache == (arm.store is not None)
+        if arm.store:
+            taught = comparison.teacher(arm)
+            assert taught.teacher.classes == run.student.classes
+            assert taught.data.labelled == arm.teacher_labelled / 100
+        hashes.add((config_hash(run), arm.taught_by))
+    assert len(hashes) == len(part.arms)
+    assert set(part.usual) <= set(part.arms)
+    assert {arm.base for arm in part.arms.values()} <= set(part.arms)
+
+
+def test_the_methods_share_the_teachers_tasks(tmp_path: Path):
+    part: Part = PARTS["methods"]
+    comparison = Comparison(part, part.arms, tmp_path, CONFIGS, Records(tmp_path, "methods"))
+    arm: Arm = part.arms["unidistill"]
+    student, teacher = comparison.student(arm).student, comparison.teacher(arm).teacher
+    assert student.head.tasks == teacher.head.tasks  # type: ignore[union-attr]

@@ -106,8 +106,8 @@ def same(a: Any, b: Any) -> bool:
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if a is None:
-        return b is None
+    if a is None or isinstance(a, bool):
+        return a is b
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return all(same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a))

@@ -102,7 +102,7 @@ def test_the_whole_job_with_cached_and_with_embedded_labels(world: Path, tmp_pat
 @pytest.mark.parametrize(
     ("name", "adaptor"),
     [
-        ("gain_labeldistill_student", None),
+        ("gain_history_student", None),
         ("gain_student", None),
         ("labeldistill_student", 1_880_448),
     ],

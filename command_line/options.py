@@ -1,0 +1,83 @@
+"""Options that several commands have, and what their values become."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.table import Table
+
+from commands.progress import console
+from runs.errors import ConfigError
+from student_train.registry import parse_methods
+
+if TYPE_CHECKING:
+    import torch
+
+ConfigPath = Annotated[Path, typer.Argument(help="The run's TOML.")]
+
+
+def _folder(out: Path) -> Path:
+    if re.match(r"[a-z0-9]+:/|team:", str(out)):
+        raise typer.BadParameter(f"expected a folder, found {out}; bevcache copy takes it to a URL")
+    return out
+
+
+OutDir = Annotated[Path, typer.Option(callback=_folder, help="Folder for the result.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of the TOML's.")]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
+PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+LabelEncoderPath = Annotated[
+    Path | None, typer.Option(help="A label_encoder.pt: its maps of the boxes are targets too.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many frames.")]
+
+
+def printed(config: BaseModel, wanted: bool) -> bool:
+    """Whether the resolved config was wanted, which then has been printed."""
+    if wanted:
+        typer.echo(config.model_dump_json(indent=2))
+    return wanted
+
+
+def print_facts(facts: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
+    """The table, or for programs the facts."""
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        console.print(table)
+
+
+def find_device(name: str) -> "torch.device":
+    """Cpu or cuda.
+
+    Raises:
+        typer.BadParameter: Another name, or there is no CUDA device.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"--device {name!r}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
+    return torch.device(name)
+
+
+def parsed_method(text: str) -> str:
+    """The names of methods, held to be known.
+
+    Raises:
+        typer.BadParameter: One is not.
+    """
+    try:
+        parse_methods(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
