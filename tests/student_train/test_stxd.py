@@ -14,7 +14,7 @@ from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import RandomMask, foreground_cells
 from frames.heatmap import CENTER_HEAD
 from store.schema import Need, Places, Target
-from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
+from student_train.methods.base import StudentMaps, TeacherTargets
 from student_train.methods.stxd import (
     CorrelationForm,
     Stxd,
@@ -36,9 +36,9 @@ from tests.student_train.method_suite import (
 )
 
 
-def method_of(context: MethodContext = CONTEXT, **values: object) -> Stxd:
+def method_of(**values: object) -> Stxd:
     torch.manual_seed(0)
-    return Stxd(StxdConfig.model_validate(values), context)
+    return Stxd(StxdConfig.model_validate(values), CONTEXT)
 
 
 class TestStxd(MethodSuite):
@@ -242,7 +242,7 @@ def test_steps_are_summed_and_what_a_scene_lacks_may_not_count():
             random_cells=0, past=(-1, -2), temporal=form, td={"weight": 1},
             cd={"weight": 0}, rd={"weight": 0},
         )  # fmt: skip
-        return method(student, targets, boxes).terms["td"].item()
+        return float(method(student, targets, boxes).terms["td"])
 
     each = [
         [
@@ -300,7 +300,7 @@ def test_td_is_the_printed_divergence(seed: int, forms: dict[str, str]):
     rows = (torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool))
     form = TemporalForm.model_validate({"temperature": 0.7, **forms})
     found = temporal_loss((student, teacher, past), rows, form)
-    expected = literal.temporal(student[0], teacher[0], past[0], 0.7, **forms)  # type: ignore[arg-type]
+    expected = literal.temporal(student[0], teacher[0], past[0], 0.7, **forms)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -351,7 +351,7 @@ def test_a_term_that_does_not_count_reads_nothing():
 )  # fmt: skip
 def test_the_students_rows_are_projected(kind: str, wide: int, parameters: int):
     context = replace(CONTEXT, teacher_channels={Target.BEV_HIGH: wide})
-    method = method_of(context, projector=kind)
+    method = Stxd(StxdConfig.model_validate({"projector": kind}), context)
     assert sum(p.numel() for p in method.parameters()) == parameters
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frames.augment import BevAugment, BevAugmentConfig
 from frames.boxes import BoxBatch
-from frames.cell_masks import foreground_cells
+from frames.cell_masks import CellMask, RandomMask, foreground_cells
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
@@ -93,14 +93,16 @@ def online(
     teacher: Teacher, method: Stxd, frames: Sequence[Frame], augments: Sequence[BevAugment]
 ) -> TeacherTargets:
     """What the method reads, from the teacher's own tensors; a frame's past lies before it."""
-    grid, mask = method.context.grid, method.config._random[0]
+    grid, mask = method.context.grid, RandomMask(count=20)
     truths = [a.boxes3d(frame.boxes) for a, frame in zip(augments, frames, strict=True)]
     with torch.no_grad():
         said = teacher(frames, BoxBatch.pad(truths), augments)
     width = grid.num_cells
     cells = torch.zeros(len(frames), width, 2)
     values = torch.zeros(len(frames), width, 8)
-    weight = {CENTER_HEAD: torch.zeros(len(frames), width), mask: torch.zeros(len(frames), width)}
+    weight: dict[CellMask, Tensor] = {
+        own: torch.zeros(len(frames), width) for own in (CENTER_HEAD, mask)
+    }
     for b, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
         # One after the other, where the cache has the union: rows are a set.
         both = foreground_cells(truth, grid, [CENTER_HEAD, mask], frame.token)
