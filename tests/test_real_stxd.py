@@ -51,7 +51,8 @@ def test_a_step_at_the_papers_size(tmp_path: Path):
     for term in ("cd", "td"):
         assert logged[f"loss/stxd/{term}"] > 0, term
         assert logged[f"share/stxd/{term}"] > 0, term
-    assert logged["stxd/rows"] == len(cells)
+    # Some are turned off the grid.
+    assert 0.9 * len(cells) < logged["stxd/rows"] <= len(cells)
     succeed("evaluate", student / "student.pt", "--out", student / "eval", "--pictures", 0, *CPU)
     results = json.loads((student / "eval" / "results_nusc.json").read_text())["results"]
     assert list(results) == [frame.token]

@@ -158,12 +158,8 @@ class StxdConfig(MethodConfig):
     @property
     def masks(self) -> tuple[CellMask, ...]:
         """Whose cells are rows."""
-        objects: tuple[CellMask, ...] = () if self.objects == "none" else (CENTER_HEAD,)
-        return (*objects, *self._random)
-
-    @property
-    def _random(self) -> tuple[RandomMask, ...]:
-        return (RandomMask(count=self.random_cells),) if self.random_cells else ()
+        objects = [] if self.objects == "none" else [CENTER_HEAD]
+        return (*objects, *([RandomMask(count=self.random_cells)] if self.random_cells else []))
 
 
 class Stxd(Method):
@@ -225,11 +221,10 @@ class Stxd(Method):
 
     def _rows(self, targets: TeacherTargets) -> Bool[Tensor, "b k"]:
         """Which of the cells are rows."""
-        weights = targets.cell_weight
-        objects = [weights[CENTER_HEAD]] if self.config.objects != "none" else []
+        weights = {mask: targets.cell_weight[mask] for mask in self.config.masks}
         if self.config.objects == "centres":
-            objects = [(weight == 1).float() for weight in objects]
-        return torch.stack([*objects, *(weights[mask] for mask in self.config._random)]).amax(0) > 0
+            weights[CENTER_HEAD] = (weights[CENTER_HEAD] == 1).float()
+        return torch.stack(list(weights.values())).amax(0) > 0
 
     def _own(self, student: StudentMaps, targets: TeacherTargets) -> Float[Tensor, "b k d"]:
         assert targets.cells is not None, "the loader gives cells to a method that needs them"

@@ -227,8 +227,8 @@ def test_padded_rows_change_nothing(softmax: str):
 
 
 def test_steps_are_summed_and_what_a_scene_lacks_may_not_count():
-    """Two frames; the second's scene begins with it, so that its past is itself."""
-    frames = [some_boxes(1), some_boxes(2)]
+    """Two frames, of which the second's scene begins with it."""
+    frames = [some_boxes(1, 1), some_boxes(2, 1)]
     student, teacher = some_maps(3, 2), some_maps(4, 2)
     own = targets_of(teacher, frames)
     past = {

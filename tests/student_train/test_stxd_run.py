@@ -19,6 +19,7 @@ from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import write_past_student_toml
 from tests.tiny_unidistill import write_teacher_toml
+from tests.web_server import served
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CPU = ("--device", "cpu")
@@ -33,14 +34,15 @@ def student_toml(folder: Path, world: Path, table: str = TABLE) -> Path:
     return path
 
 
-def trained(student: Path, store: Path, out: Path) -> dict[str, float]:
+def trained(student: Path, store: Path | str, out: Path) -> dict[str, float]:
     succeed("train-student", student, "--method", "stxd", "--store", store, "--out", out, *CPU)
     return last_values(out)
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_the_whole_job(world: Path, tmp_path: Path, views: int):
+def test_the_whole_job(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int):
     """The student's frames are augmented; the scene has three frames, and a step asks for five."""
+    monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
     student, store = student_toml(tmp_path, world), tmp_path / "store"
     both = ("--checkpoint", write_untrained_teacher(tmp_path, world), *CPU)
     said = succeed(
@@ -60,6 +62,11 @@ def test_the_whole_job(world: Path, tmp_path: Path, views: int):
     checks = json.loads(succeed("recheck", student, store, "--rows", 6, "--json", *both))
     assert all(check["passed"] for check in checks)
     assert {f"detections/{name}" for name in ARRAYS} <= {check["array"] for check in checks}
+    with served(tmp_path) as url:
+        again = trained(student, f"{url}/store", tmp_path / "remote")
+    assert {k: v for k, v in again.items() if k.startswith("loss")} == {
+        k: v for k, v in logged.items() if k.startswith("loss")
+    }
     if views == 1:
         carried = succeed("recheck", student, store, "--rows", 2, "--carry-over", 1, *both)
         assert all(name in carried for name in ("bev_high", "detections/centre", "detections/iou"))
