@@ -120,6 +120,8 @@ def _pairs(teacher: Teacher, cache: Cache, frame: Frame, augment: BevAugment) ->
         assert own.coded is not None, "it comes with the codes"
         both = carried.coded & own.coded
         pairs["boxes/box_code"] = (carried.codes[both], own.codes[both])
+    if carried.detections:
+        pairs |= _detection_pairs(carried.detections, own.detections, now.gt.values)
     if carried.anchors:
         pairs |= _anchor_pairs(carried.anchors, own.anchors, now.gt.values)
     return pairs | _box_pairs(carried, own, now.gt.values)
@@ -144,6 +146,8 @@ def _held(cache: Cache) -> list[Need]:
     """What students may read of the cache."""
     held = {spec.name for spec in cache.fingerprint.arrays}
     needs = [Need(Target.BOXES, Places.BOXES)] if "boxes/centre" in held else []
+    if f"{Places.DETECTIONS}/centre" in held:
+        needs.append(Need(Target.DETECTIONS, Places.DETECTIONS))
     needs += [Need(Target.RELATION, Places.BOXES)] if "boxes/relation" in held else []
     if anchors := anchors_of(cache.fingerprint.masks):
         needs.append(Need(Target.ANCHORS, Places.ANCHORS, mask=AnchorMask(anchors=anchors)))
@@ -185,29 +189,60 @@ def _anchor_pairs(
     }
 
 
+def _detection_pairs(
+    carried: Mapping[str, Tensor], own: Mapping[str, Tensor], truth: Float32[Tensor, "m 9"]
+) -> Pairs:
+    """Parts of the best detections of the objects that are found before and after."""
+    before, after = (_first_of_objects(found["object"]) for found in (carried, own))
+    both = sorted(before.keys() & after.keys())
+    if not both:
+        return {}
+    objects = truth[both]
+    a, b = (
+        {name: values[[first[m] for m in both]] for name, values in found.items()}
+        for found, first in ((carried, before), (own, after))
+    )
+    parts, now = (_parts(found["box"], objects) for found in (a, b))
+    pairs = {name: (parts[name], now[name]) for name in parts}
+    pairs |= {name: (a[name][:, None], b[name][:, None]) for name in ("score", "iou")}
+    return {f"{Places.DETECTIONS}/{name}": pair for name, pair in pairs.items()}
+
+
+def _first_of_objects(owners: Tensor) -> dict[int, int]:
+    """Of each object the first detection, which scores best."""
+    first: dict[int, int] = {}
+    for k, owner in enumerate(owners.tolist()):
+        if owner >= 0:
+            first.setdefault(owner, k)
+    return first
+
+
 def _box_pairs(carried: FrameTargets, own: FrameTargets, truth: Float32[Tensor, "m 9"]) -> Pairs:
     """Parts of the boxes that the teacher gives before and after."""
     if carried.answered is None or own.answered is None:
         return {}
     both = carried.answered & own.answered
-    (before, score), (after, score_now) = _parts(carried, truth), _parts(own, truth)
+    (before, score), (after, score_now) = (
+        (_parts(_given(found.boxes), truth), _given(found.scores)) for found in (carried, own)
+    )
     parts = {f"boxes/{name}": (before[name][both], after[name][both]) for name in before}
     return parts | {"boxes/score": (score[both][:, None], score_now[both][:, None])}
 
 
-def _parts(targets: FrameTargets, truth: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    assert targets.boxes is not None, "answered comes with boxes"
-    assert targets.scores is not None, "and with scores"
-    boxes = targets.boxes
+def _given(values: Tensor | None) -> Tensor:
+    assert values is not None, "answered comes with boxes and scores"
+    return values
+
+
+def _parts(boxes: Float[Tensor, "n 9"], truth: Float[Tensor, "n 9"]) -> dict[str, Tensor]:
     yaw = boxes[:, YAW]
-    parts = {
+    return {
         # Else the distance to the car would make any error look small.
         "centre": boxes[:, CENTRE] - truth[:, CENTRE],
         "size": boxes[:, SIZE],
         "heading": torch.stack([yaw.cos(), yaw.sin()], dim=1),
         "velocity": boxes[:, VELOCITY],
     }
-    return parts, targets.scores
 
 
 def _compare(carried: Tensor, own: Tensor) -> tuple[float, float, float]:

@@ -134,6 +134,13 @@ def at_origin(index: Int64[Tensor, " k"], grid: BEVGrid) -> Bool[Tensor, " k"]:
     return (index == grid.cell_index(origin)) & grid.contains(origin)
 
 
+def at_random(
+    index: Int64[Tensor, " k"], mask: RandomMask, grid: BEVGrid, token: str
+) -> Bool[Tensor, " k"]:
+    """Which of the cells are among a frame's random ones."""
+    return _random(mask, grid, token)[index]
+
+
 def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:
     if isinstance(mask, GaussianMask):
         return inside_gaussians(BoxBatch.pad([boxes]), grid, mask)[0].flatten()
@@ -146,6 +153,10 @@ def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Te
         positive = torch.zeros(grid.num_cells, dtype=torch.bool)
         positive[index // mask.anchors.per_cell] = True
         return positive
+    return _random(mask, grid, token)
+
+
+def _random(mask: RandomMask, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")
     order = np.random.default_rng(seed).permutation(grid.num_cells)
     chosen = torch.zeros(grid.num_cells, dtype=torch.bool)

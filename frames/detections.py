@@ -15,15 +15,18 @@ class Detections:
         boxes: x y z l w h yaw vx vy, ego frame (see ``frames/boxes.py``).
         labels: Index into the data set's classes (``frames/detection_classes.py``).
         scores: In [0, 1], highest first.
+        cells: Flat index row * W + col of the cell whose code each is, if the detector says so.
     """
 
     boxes: Float32[Tensor, "n 9"]
     labels: Int64[Tensor, " n"]
     scores: Float32[Tensor, " n"]
+    cells: Int64[Tensor, " n"] | None = None
 
     def cpu(self) -> "Detections":
         """The same detections on the CPU."""
-        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu())
+        cells = None if self.cells is None else self.cells.cpu()
+        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), cells)
 
     @classmethod
     def empty(cls) -> "Detections":

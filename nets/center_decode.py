@@ -99,10 +99,12 @@ def task_candidates(
 
 
 def merge_tasks(tasks: list[Detections]) -> Detections:
-    """All tasks' detections of one frame, best first."""
+    """All tasks' detections of one frame, with their cells, best first."""
     scores, order = torch.cat([part.scores for part in tasks]).sort(descending=True, stable=True)
     boxes = torch.cat([part.boxes for part in tasks])[order]
-    return Detections(boxes, torch.cat([part.labels for part in tasks])[order], scores)
+    labels = torch.cat([part.labels for part in tasks])[order]
+    cells = torch.cat([part.cells for part in tasks if part.cells is not None])[order]
+    return Detections(boxes, labels, scores, cells)
 
 
 def _decode_task(
@@ -115,7 +117,8 @@ def _decode_task(
         boxes = found.boxes[frame, mask]
         keep = circle_keep(boxes[:, :2], squared, config.kept)
         labels, scores = found.labels[frame, mask], found.scores[frame, mask]
-        frames.append(Detections(boxes[keep], labels[keep], scores[keep]))
+        cells = found.cells[frame, mask]
+        frames.append(Detections(boxes[keep], labels[keep], scores[keep], cells[keep]))
     return frames
 
 

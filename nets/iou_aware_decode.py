@@ -70,4 +70,5 @@ def _suppress(
     boxes[:, SIZE] = boxes[:, SIZE].clamp(*SIZE_BOUNDS)
     keep = rotated_keep(boxes, config.overlap, config.kept)
     kept = wanted[keep]
-    return Detections(boxes[keep], found.labels[frame, kept], found.scores[frame, kept])
+    own = (values[frame, kept] for values in (found.labels, found.scores, found.cells))
+    return Detections(boxes[keep], *own)

@@ -168,7 +168,9 @@ PAPERS = (
         method="STXD",
         dataset="nuScenes train",
         frames=NUSCENES_TRAIN_FRAMES,
-        shapes=TeacherShapes(bev_low=256, bev_high=256, classes=10, tasks=6, grid=_NUSCENES_128),
+        shapes=TeacherShapes(
+            bev_low=256, bev_high=256, classes=10, tasks=6, grid=_NUSCENES_128, detections=300
+        ),
         needs=(
             Need(Target.BEV_HIGH, Places.CELLS, mask=CENTER_HEAD),
             Need(Target.BEV_HIGH, Places.CELLS, mask=RandomMask(count=512)),

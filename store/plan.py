@@ -50,10 +50,10 @@ _RECORDS: dict[Target, tuple[Places, tuple[_Part, ...]]] = {
             *(("box", (7,), "float32"), ("direction", (), "uint8"), ("score", (), "float32")),
         ),
     ),
-    # STXD weights a detection by the object it was matched with, their IoU and a quality.
+    # Best first; the true box that each overlaps most, -1 for none, and their 3D IoU.
     Target.DETECTIONS: (
         Places.DETECTIONS,
-        (*_BOX, ("object", (), "int32"), ("iou", (), "float32"), ("quality", (), "float32")),
+        (*_BOX, ("score", (), "float32"), ("object", (), "int32"), ("iou", (), "float32")),
     ),
     Target.RELATION: (Places.BOXES, (("relation", (RELATION_SIZE,), None),)),
 }
@@ -79,6 +79,7 @@ class TeacherShapes:
         grid: Grid of all maps.
         code_size: Numbers in a cell's box code, of which the first ten make a box.
         further: Channels of any other map the teacher gives.
+        detections: How many of a frame it tells at most; 0: it tells none.
     """
 
     bev_low: int
@@ -88,6 +89,7 @@ class TeacherShapes:
     grid: BEVGrid
     code_size: int = BOX_CODE_SIZE
     further: Mapping[Target, int] = field(default_factory=dict)
+    detections: int = 0
 
     def channels(self, target: Target) -> int:
         """Channels of a target's map.
@@ -213,6 +215,7 @@ def _arrays_of(
     if target in _RECORDS:
         parts = _RECORDS[target][1]
         if target is Target.DETECTIONS:
+            _check_told(shapes)
             parts = (*parts, (PROBABILITY.split("/")[1], (shapes.classes,), "float16"))
         return [
             ArraySpec(
@@ -239,6 +242,14 @@ def _arrays_of(
             max_error=FLOAT16_ERROR if dtype == "float16" else 0.0,
         )
     ]
+
+
+def _check_told(shapes: TeacherShapes) -> None:
+    if not shapes.detections:
+        raise PlanError(
+            "a method reads detections, of which this teacher tells none: give "
+            "TeacherOutput.found and info.shapes.detections, or dump for other --methods"
+        )
 
 
 def unmet(

@@ -127,12 +127,19 @@ class Need:
         places: Where.
         dtype: How exactly: float16 is within 2**-11 of ``max(1, |value|)``, float32 lossless.
         mask: Which cells, where ``places`` are cells; whose anchors, where they are anchors.
+        offset: Of which frame: 0 is the row's own, -2 the second key frame before it in its scene.
+            Nothing more is stored for it: it is what that frame's own row holds.
     """
 
     target: Target
     places: Places
     dtype: FeatureDType = "float16"
     mask: CellMask = CENTER_HEAD
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offset > 0:
+            raise ValueError(f"{self} has the offset {self.offset}: expected 0, or past frames")
 
     def __str__(self) -> str:
         return f"{self.target} at {self.places}"

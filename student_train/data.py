@@ -1,7 +1,7 @@
 """Frames as a student reads them: its input, ground truth, teacher targets."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -21,6 +21,7 @@ from store.rows import CachedRow
 from store.schema import Need
 from student_train.config import StudentRun
 from student_train.methods.base import TeacherTargets
+from student_train.past_rows import PastRows
 from student_train.students.base import StudentInput
 from student_train.students.past_input import reader_among
 from student_train.targets import FrameTargets, frame_targets, pad_targets
@@ -72,6 +73,9 @@ class StudentDataset(TrainingData[StudentExample]):
         run: Augmentation, and who reads.
         cache: Teacher targets; None without a method.
         needs: What the methods read of it.
+
+    Raises:
+        DataError: The cache lacks past frames that a method reads.
     """
 
     def __init__(
@@ -80,8 +84,12 @@ class StudentDataset(TrainingData[StudentExample]):
         self.run, self.needs = run, frozenset(needs)
         self.frames = labelled_frames(frames) if run.unlabelled == "leave_out" else frames
         self.reader = reader_among(run.reader, frames)
-        read = arrays_read(needs, cache.fingerprint.arrays) if cache else ()
+        own = [need for need in needs if not need.offset]
+        read = arrays_read(own, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None
+        self.past: PastRows | None = None
+        if cache is not None and len(own) < len(self.needs):
+            self.past = PastRows(cache, self.needs, frames, run.student.grid)
 
     @property
     def blocks(self) -> Blocks | None:
@@ -93,8 +101,12 @@ class StudentDataset(TrainingData[StudentExample]):
 
     def fetch(self, rows: Iterable[tuple[int, int]]) -> None:
         """Bring what the cache holds of these frames, by index and view, near."""
-        if self.cache is not None:
-            self.cache.fetch((self.frames[index].token, view) for index, view in rows)
+        if self.cache is None:
+            return
+        wanted = [(self.frames[index].token, view) for index, view in rows]
+        self.cache.fetch(wanted)
+        if self.past is not None:
+            self.past.fetch(wanted)
 
     def _fetch_frames(self, indices: Sequence[int]) -> None:
         views = self.cache.views if self.cache else 0
@@ -139,6 +151,8 @@ class StudentDataset(TrainingData[StudentExample]):
             row = self.cache[frame.token]
             augment = carried = self.run.bev_augment.draw(rng)
         targets = frame_targets(row, self.needs, self.run.student.grid, carried)
+        if self.past is not None:
+            targets = replace(targets, past=self.past.targets(frame.token, row.view))
         if frame.unlabelled:
             return augment, carried.boxes3d(row.gt), targets
         self._check_truth(frame, row)

@@ -19,8 +19,15 @@ from frames.anchors import BOX_CODE
 from frames.augment import BevAugment
 from frames.box_code import OFFSET, code_size, move_codes
 from frames.box_points import MIRRORED
-from frames.boxes import YAW, BoxBatch, Boxes3D
-from frames.cell_masks import CellMask, OriginMask, anchors_of, at_origin
+from frames.boxes import YAW, BoxBatch
+from frames.cell_masks import (
+    CellMask,
+    OriginMask,
+    RandomMask,
+    anchors_of,
+    at_origin,
+    at_random,
+)
 from frames.detection_classes import DETECTION_CLASSES
 from frames.errors import DataError
 from frames.grid import BEVGrid
@@ -30,7 +37,7 @@ from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
-from student_train.methods.base import AnchorTargets, TeacherTargets
+from student_train.methods.base import AnchorTargets, DetectionTargets, TeacherTargets
 
 NO_BOX = -1
 
@@ -55,13 +62,20 @@ class FrameTargets:
     at_points: Mapping[Target, Tensor] = field(default_factory=dict)
     relation: Float[Tensor, "m 45"] | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
+    detections: Mapping[str, Tensor] = field(default_factory=dict)
     maps: Mapping[Target, Tensor] = field(default_factory=dict)
+    past: Mapping[int, "FrameTargets"] = field(default_factory=dict)
+    reached: Bool[Tensor, ""] | None = None
 
 
 def frame_targets(
     row: CachedRow, needs: Collection[Need], grid: BEVGrid, augment: BevAugment
 ) -> FrameTargets:
-    """What the needs read of one cached row, carried by the augmentation from the row's frame."""
+    """What the needs read of one cached row, carried by the augmentation from the row's frame.
+
+    Needs of past frames are of other rows (``student_train/past_rows.py``).
+    """
+    needs = [need for need in needs if not need.offset]
     found: dict[str, Any] = {}
     if any(need.target is Target.BOXES for need in needs):
         found |= _boxes(row, augment)
@@ -73,7 +87,7 @@ def frame_targets(
         index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
         xy = augment.xy(grid.cell_centres(index))
         found["cells"], found["cell_valid"] = xy, grid.contains(xy)
-        weights = _weights({need.mask for need in at_cells}, row.gt, grid, index)
+        weights = _weights({need.mask for need in at_cells}, row, grid, index)
         found["cell_weight"] = {m: weight * found["cell_valid"] for m, weight in weights.items()}
         if any(need.mask == CENTER_HEAD for need in at_cells):
             heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
@@ -95,6 +109,9 @@ def frame_targets(
         },
         at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
         anchors=_at_anchors(row, needs, augment),
+        detections=_detections(row, augment)
+        if any(need.target is Target.DETECTIONS for need in needs)
+        else {},
         maps={
             need.target: _map(row, need.target, augment)
             for need in needs
@@ -115,6 +132,10 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
         for row, value in zip(padded, given, strict=True):
             row[: len(value)] = value
         return padded
+
+    def stack(values: Sequence[Tensor | None]) -> Tensor | None:
+        given = [value for value in values if value is not None]
+        return torch.stack(given) if given else None
 
     def pad_each(name: str) -> dict[Any, Tensor]:
         each: list[Mapping[Any, Tensor]] = [getattr(frame, name) for frame in frames]
@@ -138,21 +159,55 @@ def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
         at_points=pad_each("at_points"),
         relation=pad([frame.relation for frame in frames]),
         anchors=AnchorTargets(**pad_each("anchors")) if frames[0].anchors else None,
+        detections=DetectionTargets(**pad_each("detections")) if frames[0].detections else None,
         maps={t: torch.stack([frame.maps[t] for frame in frames]) for t in frames[0].maps},
+        past={
+            offset: pad_targets([frame.past[offset] for frame in frames])
+            for offset in frames[0].past
+        },
+        reached=stack([frame.reached for frame in frames]),
     )
 
 
 def _boxes(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
-    part = {
-        name: torch.from_numpy(np.asarray(row.arrays[f"boxes/{name}"]))
-        for name in ("centre", "size", "yaw", "velocity", "score", "label")
-    }
-    values = torch.cat([part["centre"], part["size"], part["yaw"][:, None], part["velocity"]], 1)
+    label = torch.from_numpy(np.asarray(row.arrays["boxes/label"]))
     return {
-        "boxes": augment.boxes(values),
-        "scores": part["score"],
-        "answered": part["label"] != NO_BOX,
+        "boxes": augment.boxes(_composed(row, Places.BOXES)),
+        "scores": torch.from_numpy(np.asarray(row.arrays["boxes/score"])),
+        "answered": label != NO_BOX,
     }
+
+
+def _detections(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
+    """Fields of ``DetectionTargets``; an IoU stays what it is, whatever the frame."""
+    part = {
+        name: torch.from_numpy(np.asarray(row.arrays[f"{Places.DETECTIONS}/{name}"]))
+        for name in ("score", "probability", "object", "iou")
+    }
+    owner = part["object"].long()
+    if len(owner) and not -1 <= int(owner.min()) <= int(owner.max()) < len(row.gt):
+        raise DataError(
+            f"row {row.token}: its detections name the boxes {int(owner.min())} to "
+            f"{int(owner.max())} of {len(row.gt)}: the cache is not one of this version; dump it "
+            "again"
+        )
+    return {
+        "box": augment.boxes(_composed(row, Places.DETECTIONS)),
+        "score": part["score"],
+        "probability": part["probability"].float(),
+        "object": owner,
+        "iou": part["iou"],
+        "valid": torch.ones(len(owner), dtype=torch.bool),
+    }
+
+
+def _composed(row: CachedRow, places: Places) -> Float32[Tensor, "n 9"]:
+    """Boxes from their stored parts."""
+    part = {
+        name: torch.from_numpy(np.asarray(row.arrays[f"{places}/{name}"]))
+        for name in ("centre", "size", "yaw", "velocity")
+    }
+    return torch.cat([part["centre"], part["size"], part["yaw"][:, None], part["velocity"]], 1)
 
 
 def _codes(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[str, Tensor]:
@@ -176,10 +231,11 @@ def _coarse_cells(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[st
 
 
 def _weights(
-    masks: Collection[CellMask], truth: Boxes3D, grid: BEVGrid, index: Int64[Tensor, " k"]
+    masks: Collection[CellMask], row: CachedRow, grid: BEVGrid, index: Int64[Tensor, " k"]
 ) -> dict[CellMask, Tensor]:
     """What each mask that has weights gives the cells."""
     weights: dict[CellMask, Tensor] = {}
+    truth = row.gt
     for mask in masks:
         if isinstance(mask, GaussianMask):
             classes = int(truth.labels.max()) + 1 if len(truth) else 1
@@ -187,6 +243,8 @@ def _weights(
             weights[mask] = heatmap[0].amax(0).flatten()[index]
         elif isinstance(mask, OriginMask):
             weights[mask] = at_origin(index, grid).float()
+        elif isinstance(mask, RandomMask):
+            weights[mask] = at_random(index, mask, grid, row.token).float()
     return weights
 
 

@@ -16,6 +16,7 @@ from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
 from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.config import TeacherRun
+from teacher_dump.found_boxes import MOST_FOUND
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
 
@@ -55,6 +56,7 @@ class BEVTeacher:
                 grid=config.grid,
                 code_size=config.head.code_size,
                 further=_branch_channels(config),
+                detections=MOST_FOUND,
             ),
             classes=config.classes,
             sweeps=run.data.sweeps,
@@ -72,7 +74,8 @@ class BEVTeacher:
             Target.BEV_CAMERA: maps.bev_camera,
         }
         given = {target: map_ for target, map_ in features.items() if map_ is not None}
-        return answers_at_centres(maps.head, boxes.to(self.device), self.network.config.grid, given)
+        truth, grid = boxes.to(self.device), self.network.config.grid
+        return answers_at_centres(maps.head, truth, grid, given, self.network.detections)
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""

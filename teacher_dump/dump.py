@@ -102,6 +102,8 @@ def plan_dump(
     )
     rows = rows_of_frames(frames, options.augmentation)
     lengths = _lengths(frames, rows, fingerprint)
+    # How many there will be nobody knows before the teacher has run.
+    lengths[Places.DETECTIONS] = info.shapes.detections * len(rows)
     return DumpPlan(fingerprint, rows, estimate(fingerprint.arrays, lengths))
 
 

@@ -8,7 +8,7 @@ to the cache as it comes: metres, radians, logits before any sigmoid, in the fra
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -39,6 +39,21 @@ class AnchorOutput:
     logit: Float[Tensor, "b n classes"]
     box: Float[Tensor, "b n 7"]
     direction: Int64[Tensor, "b n"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBoxes:
+    """What a teacher detects in one frame, ground truth unknown.
+
+    Attributes:
+        boxes: Best first, x y z l w h yaw vx vy, in the frame it was shown.
+        scores: By which they are ordered, in [0, 1].
+        probability: Of each class, after the sigmoid.
+    """
+
+    boxes: Float[Tensor, "n 9"]
+    scores: Float[Tensor, " n"]
+    probability: Float[Tensor, "n classes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +93,8 @@ class TeacherOutput:
             (``frames/box_code.py``), as it comes: sine and cosine need not be of unit length. None:
             the codes of ``boxes`` stand for it.
         anchors: At every anchor of ``info.anchors``.
-        lists: Of its own detections: by array name (``detections/quality``), each frame's values.
+        found: Its detections in each frame, at most ``info.shapes.detections`` of one; called only
+            where a method reads them.
     """
 
     maps: Mapping[Target, Float[Tensor, "b _ h w"]]
@@ -88,7 +104,7 @@ class TeacherOutput:
     answered: Bool[Tensor, "b m"]
     codes: Float[Tensor, "b m _"] | None = None
     anchors: AnchorOutput | None = None
-    lists: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    found: Callable[[], Sequence[FoundBoxes]] | None = None
 
 
 @runtime_checkable

@@ -14,9 +14,10 @@ from store.encoding import encode, largest_error
 from store.errors import FingerprintError
 from store.reader import Cache
 from store.rows import CachedRow, RowValues
-from store.schema import GT_LABELS, GT_VALUES, ArraySpec
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Places
 from store.values import ground_truth_arrays
 from teacher_dump.defaults import TOLERANCE
+from teacher_dump.found_boxes import same_order
 from teacher_dump.protocol import Teacher, TeacherInfo
 from teacher_dump.teacher_rows import teacher_rows
 
@@ -126,7 +127,7 @@ def recheck(
     for frame, view in rows:
         row = cache.row(frame.token, view)
         (now,) = teacher_rows(teacher, [frame], made_for.given, made_for.masks, [row.augment])
-        stored, given = _arrays(row), _arrays(now)
+        stored, given = _in_one_order(_arrays(row), _arrays(now))
         for spec in compared:
             found[spec.name].append(_error(spec, stored[spec.name], given[spec.name]))
         on_rows(1)
@@ -139,6 +140,19 @@ def recheck(
         )
         for spec in compared
     ]
+
+
+def _in_one_order(
+    stored: dict[str, npt.NDArray[Any]], now: dict[str, npt.NDArray[Any]]
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """The same, detections side by side that are the same ones."""
+    own, given = (
+        {name: values for name, values in told.items() if name.startswith(f"{Places.DETECTIONS}/")}
+        for told in (stored, now)
+    )
+    if own:
+        own, given = same_order(own, given)
+    return stored | own, now | given
 
 
 def _arrays(row: CachedRow | RowValues) -> dict[str, npt.NDArray[Any]]:

@@ -22,7 +22,8 @@ from store.plan import TeacherShapes
 from store.rows import RowValues
 from store.schema import CELL_PLACES, ArraySpec, Places, Target
 from teacher_dump.errors import TeacherError
-from teacher_dump.protocol import Teacher, TeacherOutput
+from teacher_dump.found_boxes import detection_arrays
+from teacher_dump.protocol import FoundBoxes, Teacher, TeacherInfo, TeacherOutput
 from teacher_dump.pseudo_labels import with_pseudo_labels
 
 NO_BOX = -1
@@ -52,23 +53,47 @@ def teacher_rows(
     truths = [a.boxes3d(frame.boxes) for a, frame in zip(augments, frames, strict=True)]
     with torch.inference_mode():
         output = teacher(frames, BoxBatch.pad(truths), augments)
+        found = _found(output, teacher.info) if _reads(arrays, Places.DETECTIONS) else None
     shapes = teacher.info.shapes
     for b, (frame, gt) in enumerate(zip(frames, truths, strict=True)):
         cells = {
             places: cells_at(places, gt, frame.token, shapes.grid, masks)
             for places in CELL_PLACES
-            if any(spec.places is places for spec in arrays)
+            if _reads(arrays, places)
         }
         reading = _Reading(output, shapes, b, gt.values, cells)
         ready = _box_arrays(output, b, len(gt))
-        if any(spec.places is Places.ANCHORS for spec in arrays):
+        if _reads(arrays, Places.ANCHORS):
             ready |= _anchor_arrays(output, b, gt, masks)
+        if found is not None:
+            ready |= detection_arrays(found[b], gt)
         ready |= {places.index_array: at.numpy().astype(np.int32) for places, at in cells.items()}
         values = {
             spec.name: ready[spec.name] if spec.name in ready else reading.array(spec)
             for spec in arrays
         }
         yield RowValues(token=frame.token, gt=gt, arrays=values)
+
+
+def _reads(arrays: Sequence[ArraySpec], places: Places) -> bool:
+    return any(spec.places is places for spec in arrays)
+
+
+def _found(output: TeacherOutput, info: TeacherInfo) -> Sequence[FoundBoxes]:
+    """The teacher's detections, as many as it said."""
+    if output.found is None:
+        raise TeacherError(
+            "the teacher tells no detections, which a method reads: fill TeacherOutput.found, or "
+            "dump for other --methods"
+        )
+    most = info.shapes.detections
+    found = output.found()
+    if longest := max((len(own.scores) for own in found if len(own.scores) > most), default=0):
+        raise TeacherError(
+            f"the teacher tells {longest} detections of a frame; its info.shapes.detections says "
+            f"{most} at most: tell the best, or say more there"
+        )
+    return found
 
 
 def cells_at(
@@ -99,8 +124,6 @@ class _Reading:
         Raises:
             TeacherError: The teacher does not give it.
         """
-        if spec.places is Places.DETECTIONS:
-            return self._listed(spec.name)
         target = spec.target
         if spec.places is Places.BOXES and target is Target.BOX_CODE:
             return self._box_code().numpy()
@@ -144,15 +167,6 @@ class _Reading:
         own = self.shapes.grid.cell_index(self.boxes[:, :2])
         boxes = self.output.boxes[self.b, : len(own)].cpu().float()
         return encode_boxes_at(boxes, own, self.shapes.grid)
-
-    def _listed(self, name: str) -> npt.NDArray[Any]:
-        if name not in self.output.lists:
-            raise TeacherError(
-                f"the teacher gives no {name}, which a method reads; it gives "
-                f"{sorted(self.output.lists)}: add it to TeacherOutput.lists, or dump for other "
-                "--methods"
-            )
-        return self.output.lists[name][self.b].to("cpu", copy=True).numpy()
 
 
 def _anchor_arrays(

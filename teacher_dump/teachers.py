@@ -13,6 +13,7 @@ from frames.frame import Frame
 from frames.loading import load_points
 from nets.bev_detector import BEVDetectorConfig
 from nets.center_decode import decode
+from nets.center_head import CenterMaps
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config
 from store.plan import TeacherShapes
@@ -22,6 +23,7 @@ from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPointMaps
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
+from teacher_dump.found_boxes import MOST_FOUND
 from teacher_dump.protocol import Teacher, TeacherInfo, TeacherOutput
 from teacher_dump.stages import STAGES, of_stages
 
@@ -82,6 +84,7 @@ class CenterPointTeacher:
                 tasks=len(run.teacher.head.tasks),
                 grid=run.teacher.grid,
                 further={stage: run.teacher.backbone.channels[k] for stage, k in self.stages},
+                detections=MOST_FOUND,
             ),
             classes=DETECTION_CLASSES,
             sweeps=run.data.sweeps,
@@ -95,13 +98,16 @@ class CenterPointTeacher:
         maps = self._run([augment.points(load_points(frame)) for frame, augment in seen])
         features = {Target.BEV_LOW: maps.bev_low, Target.BEV_HIGH: maps.bev_high}
         features |= {stage: maps.stages[k] for stage, k in self.stages}
-        return answers_at_centres(maps.head, boxes.to(self.device), self.config.grid, features)
+        truth = boxes.to(self.device)
+        return answers_at_centres(maps.head, truth, self.config.grid, features, self._decode)
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame."""
         maps = self._run([load_points(frame) for frame in frames])
-        found = decode(maps.head, self.config.grid, self.config.decode)
-        return [detections.cpu() for detections in found]
+        return [detections.cpu() for detections in self._decode(maps.head)]
+
+    def _decode(self, head: CenterMaps) -> list[Detections]:
+        return decode(head, self.config.grid, self.config.decode)
 
     @torch.inference_mode()
     def _run(self, clouds: Sequence[torch.Tensor]) -> CenterPointMaps:

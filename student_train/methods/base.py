@@ -143,6 +143,31 @@ class AnchorTargets:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectionTargets:
+    """What the teacher detects in the frames of a batch, in the student's frame; best first.
+
+    Attributes:
+        box: x y z l w h yaw vx vy, metres.
+        score: By which they are ordered.
+        probability: The teacher's, of each class.
+        object: Which ground-truth box it overlaps most; -1 for none.
+        iou: 3D IoU with that one, 0 for none.
+        valid: False on padding.
+    """
+
+    box: Float[Tensor, "b n 9"]
+    score: Float[Tensor, "b n"]
+    probability: Float[Tensor, "b n classes"]
+    object: Int64[Tensor, "b n"]
+    iou: Float[Tensor, "b n"]
+    valid: Bool[Tensor, "b n"]
+
+    def to(self, device: torch.device) -> "DetectionTargets":
+        """The same targets on another device."""
+        return DetectionTargets(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherTargets:
     """What the cache holds for a batch, carried into the student's augmented frame.
 
@@ -154,7 +179,8 @@ class TeacherTargets:
             need not be cell centres of the augmented frame.
         cell_valid: False on padding and off the grid.
         cell_weight: For each Gaussian mask that is read, ground truth's heatmap (largest class)
-            there; 1 at the cell of an origin mask. 0 where not valid.
+            there; 1 at the cell of an origin mask and at the cells of a random one. 0 where not
+            valid.
         cell_heatmap: The centre head's own heatmap of each class there, if its mask is read.
         at_cells: The teacher's features and heatmap logits at the cells, by target.
         coarse_cells: Centres (x, y) of its foreground cells at half the resolution, metres.
@@ -166,7 +192,12 @@ class TeacherTargets:
         at_points: Its features at the nine points of each box (``frames/box_points.py``).
         relation: Cosines between its high-level features at these (``nets/box_features.py``).
         anchors: At positive anchors.
+        detections: Its detections.
         maps: Whole maps, by target.
+        past: What is read of earlier key frames, by offset: the rows as they are stored, each in
+            its own frame (``student_train/past_rows.py``).
+        reached: Of such past targets: False where the scene begins later and its first frame stands
+            for the one that was asked for.
     """
 
     boxes: Float[Tensor, "b m 9"] | None = None
@@ -185,7 +216,10 @@ class TeacherTargets:
     at_points: Mapping[Target, Float[Tensor, "b m 9 _"]] = field(default_factory=dict)
     relation: Float[Tensor, "b m 45"] | None = None
     anchors: AnchorTargets | None = None
+    detections: DetectionTargets | None = None
     maps: Mapping[Target, Float[Tensor, "b _ h w"]] = field(default_factory=dict)
+    past: Mapping[int, "TeacherTargets"] = field(default_factory=dict)
+    reached: Bool[Tensor, " b"] | None = None
 
     def to(self, device: torch.device) -> "TeacherTargets":
         """The same targets on another device."""
@@ -211,6 +245,9 @@ class TeacherTargets:
             relation=move(self.relation),
             maps={name: value.to(device) for name, value in self.maps.items()},
             anchors=None if self.anchors is None else self.anchors.to(device),
+            detections=None if self.detections is None else self.detections.to(device),
+            past={offset: targets.to(device) for offset, targets in self.past.items()},
+            reached=move(self.reached),
         )
 
 

@@ -1,5 +1,6 @@
 """Plans at the papers' sizes, held against the figures in the papers' specifications."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from commands.plans import paper_plans
 from store.paper_scale import PAPERS
 from student_train.methods.labeldistill import LabelDistill, LabelDistillConfig
+from student_train.methods.stxd import Stxd, StxdConfig
 
 PAPER = {paper.method: paper for paper in PAPERS}
 
@@ -53,6 +55,13 @@ def test_labeldistills_plans_are_what_the_method_declares():
     for labels, name in (("none", "LabelDistill"), ("cache", "LabelDistill, labels cached")):
         config = LabelDistillConfig.model_validate({"labels": labels})
         assert LabelDistill.needs(config, None) == frozenset(PAPER[name].needs)
+
+
+def test_stxds_plan_is_what_the_method_declares():
+    """Past rows are other frames' own."""
+    needs = Stxd.needs(StxdConfig(), None)
+    assert {need.offset for need in needs} == {0, -1, -2, -3}
+    assert {replace(need, offset=0) for need in needs} == set(PAPER["STXD"].needs)
 
 
 def test_the_page_has_the_printed_table():

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,31 @@ def test_a_teacher_without_maps_says_so():
     )
     with pytest.raises(PlanError, match=r"reads bev_high, which .* it gives \['anchor_logit'\]"):
         plan_arrays([CELLS], Coverage.FOREGROUND, shapes)
+
+
+def test_a_past_frame_adds_no_array():
+    """It is another row; what it lacks, the present one lacks."""
+    past = replace(CELLS, offset=-2)
+    specs = plan_arrays([CELLS], Coverage.FOREGROUND, SHAPES)
+    assert plan_arrays([CELLS, past], Coverage.FOREGROUND, SHAPES) == specs
+    assert unmet([past], specs, [CENTER_HEAD]) == []
+    assert unmet([past], specs[:-1], [CENTER_HEAD]) == ["bev_high at cells"]
+    with pytest.raises(ValueError, match="has the offset 1: expected 0, or past frames"):
+        replace(CELLS, offset=1)
+
+
+def test_detections_are_planned_of_a_teacher_that_tells_them():
+    need = Need(Target.DETECTIONS, Places.DETECTIONS)
+    specs = plan_arrays([need], Coverage.DENSE, replace(SHAPES, detections=300))
+    assert brief(specs) == [
+        ("detections/centre", "detections", (3,), "float32"),
+        ("detections/size", "detections", (3,), "float32"),
+        ("detections/yaw", "detections", (), "float32"),
+        ("detections/velocity", "detections", (2,), "float32"),
+        ("detections/score", "detections", (), "float32"),
+        ("detections/object", "detections", (), "int32"),
+        ("detections/iou", "detections", (), "float32"),
+        ("detections/probability", "detections", (10,), "float16"),
+    ]
+    with pytest.raises(PlanError, match=r"of which this teacher tells none: give TeacherOutput"):
+        plan_arrays([need], Coverage.FOREGROUND, SHAPES)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
-from frames.cell_masks import FootprintMask, OriginMask, foreground_cells
+from frames.cell_masks import FootprintMask, OriginMask, RandomMask, foreground_cells
 from frames.heatmap import CENTER_HEAD, UNIDISTILL, center_heatmap
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
@@ -117,15 +117,19 @@ def test_weights_are_the_ground_truths_heatmap():
 def test_each_mask_has_its_own_weights():
     """At the same cells; those of another mask weigh nothing, nor do any without a Gaussian."""
     gt = some_boxes(3)
-    masks = (CENTER_HEAD, UNIDISTILL, OriginMask(), FootprintMask())
+    random = RandomMask(count=40)
+    masks = (CENTER_HEAD, UNIDISTILL, OriginMask(), FootprintMask(), random)
     needs = [Need(Target.BEV_HIGH, Places.CELLS, mask=mask) for mask in masks]
     found = frame_targets(row_of(gt), needs, GRID, BevAugment.identity())
     cells = foreground_cells(gt, GRID)
-    assert found.cell_weight.keys() == {CENTER_HEAD, UNIDISTILL, OriginMask()}
+    assert found.cell_weight.keys() == {CENTER_HEAD, UNIDISTILL, OriginMask(), random}
     for mask in (CENTER_HEAD, UNIDISTILL):
         heatmap = center_heatmap(BoxBatch.pad([gt]), GRID, 10, mask)[0].amax(0).flatten()
         assert found.cell_weight[mask].equal(heatmap[cells])
     assert (found.cell_weight[UNIDISTILL] > 0).sum() == 3
+    drawn = foreground_cells(gt, GRID, [random], "frame").tolist()
+    assert found.cell_weight[random].tolist() == [float(c in drawn) for c in cells.tolist()]
+    assert found.cell_weight[random].any()
     origin = found.cell_weight[OriginMask()]
     assert cells[origin > 0].tolist() == [cell for cell in cells.tolist() if cell == 8 * 16 + 8]
 

@@ -39,7 +39,7 @@ def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     succeed(
         *("dump-teacher", write_student_toml(folder, world), "--out", folder / "store"),
         *("--checkpoint", write_untrained_teacher(folder, world), "--device", "cpu"),
-        *("--views", VIEWS, "--batch-size", 1),
+        *("--methods", "xgd,imitation,unidistill", "--views", VIEWS, "--batch-size", 1),
     )
     return folder
 

@@ -39,7 +39,7 @@ def cache(checkpoint: Path, world: Path, tmp_path_factory: pytest.TempPathFactor
     succeed(
         *("dump-teacher", write_student_toml(folder, world), "--checkpoint", checkpoint),
         *("--views", 3, "--coverage", "dense", "--batch-size", 1, "--device", "cpu"),
-        *("--out", folder / "store"),
+        *("--methods", "xgd,imitation,unidistill", "--out", folder / "store"),
     )
     return open_cache(folder / "store")
 
