@@ -11,6 +11,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
         "xgd": "student_train.methods.xgd:Xgd",
         "labeldistill": "student_train.methods.labeldistill:LabelDistill",
         "unidistill": "student_train.methods.unidistill:UniDistill",
+        "simdistill": "student_train.methods.simdistill:SimDistill",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",

@@ -31,6 +31,7 @@ from store.plan import array_name
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.base import AnchorTargets, TeacherTargets
+from student_train.whole_maps import carried_map
 
 NO_BOX = -1
 
@@ -96,7 +97,9 @@ def frame_targets(
         at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
         anchors=_at_anchors(row, needs, augment),
         maps={
-            need.target: _map(row, need.target, augment)
+            need.target: carried_map(
+                torch.from_numpy(row.arrays[need.target]), need.target, augment
+            )
             for need in needs
             if need.places is Places.MAP
         },
@@ -252,14 +255,6 @@ def mirrored_cells(index: Tensor, grid: BEVGrid) -> Tensor:
     return (grid.shape[0] - 1 - row) * grid.shape[1] + col
 
 
-def _map(row: CachedRow, target: Target, augment: BevAugment) -> Tensor:
-    whole = torch.from_numpy(row.arrays[str(target)])
-    if augment.is_identity:
-        return whole
-    _require_flip(augment)
-    return whole.flip(1)
-
-
 def _require_flip(augment: BevAugment) -> None:
     """Refuse what cannot be carried over by index.
 
@@ -268,8 +263,8 @@ def _require_flip(augment: BevAugment) -> None:
     """
     if not torch.equal(augment.matrix, BevAugment.compose(flip_y=True).matrix):
         raise DataError(
-            "whole maps and anchors can be carried over to a flip along y alone: set bev_augment "
-            "to flip_y, or dump --views"
+            "anchors can be carried over to a flip along y alone: set bev_augment to flip_y, or "
+            "dump --views"
         )
 
 
