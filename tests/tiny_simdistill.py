@@ -31,7 +31,7 @@ z_range = [-3.0, 5.0]
 [{role}.lift.depth]
 in_channels = 8
 stride = 8
-context_channels = 6
+context_channels = 8
 bins = {{ start = 1.0, stop = 41.0, step = 4.0 }}
 [{role}.decoder]
 in_channels = 10
