@@ -27,7 +27,7 @@ from frames.scoring import Scores, score_nuscenes
 from frames.sensor_input import SENSORS, check_sensor_files
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
-from runs.errors import CheckpointError, RunInterruptedError
+from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.choices import Coverage, Encoding
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
@@ -62,7 +62,9 @@ class PlannedDump:
 
 
 def methods_served(teacher: Teacher, run: StudentRun) -> list[str]:
-    """The methods for the student's head that this teacher gives all they read; says which not.
+    """The methods for the student's head that teacher and student give all they read.
+
+    Says which are left out, and why. Those that read whole maps are in: what they weigh is printed.
 
     Raises:
         PlanError: It serves none.
@@ -72,7 +74,7 @@ def methods_served(teacher: Teacher, run: StudentRun) -> list[str]:
         try:
             needs = _needs(teacher, run.model_copy(update={"method": name}))
             plan_arrays(needs, Coverage.DENSE, shapes)
-        except PlanError as error:
+        except (PlanError, ConfigError) as error:
             console.print(f"left out {name}: {error}")
         else:
             served.append(name)

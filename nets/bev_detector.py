@@ -94,6 +94,23 @@ class BEVDetectorConfig(BaseModel):
         """Pixels between depths that it is taught; None: it is not."""
         return self.camera.depth.stride if self.camera and self.depth_loss_weight else None
 
+    @property
+    def low_channels(self) -> int:
+        """Of the map before the BEV backbone."""
+        return self.backbone.in_channels
+
+    @property
+    def high_channels(self) -> int:
+        """Of the one after its neck."""
+        return self.backbone.out_channels
+
+    @property
+    def branch_channels(self) -> tuple[int, int] | None:
+        """Of the LiDAR's map and of the cameras', where there are two."""
+        if self.lidar is None or self.camera is None:
+            return None
+        return self.lidar.out_channels, self.camera.out_channels
+
     def without_pretraining(self: Config) -> Config:
         """The same network, its image backbone not fetched: for weights from a checkpoint."""
         camera = self.camera and self.camera.without_pretraining()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.format import Format
 from torch import Tensor, nn
 
 from nets.blocks import resample_block
@@ -60,6 +61,8 @@ class ImageBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.body = _create_body(config)
+        # Swin and its like give (n, h, w, c).
+        self._channels_last = self.body.output_fmt == Format.NHWC
         strides = self.body.feature_info.reduction()
         missing = set(config.level_strides) - set(strides)
         if missing:
@@ -99,6 +102,8 @@ class ImageBackbone(nn.Module):
                 f"stride {coarsest}: resize or crop them so"
             )
         maps = self.body((images.flatten(0, 1) - self.mean) / self.std)
+        if self._channels_last:
+            maps = [map_.movedim(-1, 1) for map_ in maps]
         levels = [
             lateral(maps[level]) for lateral, level in zip(self.laterals, self._levels, strict=True)
         ]

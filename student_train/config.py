@@ -169,7 +169,7 @@ class StudentRun(BaseModel):
         """The config of every method that is trained with.
 
         Raises:
-            ConfigError: A method reads another head than the student's.
+            ConfigError: A method reads another head than the student's, or maps that it lacks.
         """
         head = _head(self.student)
         names = parse_methods(self.method)
@@ -178,7 +178,15 @@ class StudentRun(BaseModel):
                 f"method {foreign[0]} does not read the {head} head of student "
                 f"{self.student.network}; those that do: {', '.join(METHODS[head])}"
             )
-        return {name: getattr(self.methods, name) for name in names}
+        configs: dict[str, MethodConfig] = {name: getattr(self.methods, name) for name in names}
+        for name, config in configs.items():
+            wanted = METHODS[head][name].student_maps(config)
+            if lacking := sorted(map(str, wanted - self.student.channels.keys())):
+                raise ConfigError(
+                    f"method {name} reads the student's {' and '.join(lacking)}, which "
+                    f'{self.student.network} does not have: set network = "simulated_fusion"'
+                )
+        return configs
 
     @property
     def method_types(self) -> dict[str, type[Method]]:

@@ -12,6 +12,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
         "labeldistill": "student_train.methods.labeldistill:LabelDistill",
         "unidistill": "student_train.methods.unidistill:UniDistill",
         "stxd": "student_train.methods.stxd:Stxd",
+        "simdistill": "student_train.methods.simdistill:SimDistill",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",

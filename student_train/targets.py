@@ -38,6 +38,7 @@ from store.plan import array_name
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
 from student_train.methods.base import AnchorTargets, DetectionTargets, TeacherTargets
+from student_train.whole_maps import carried_map
 
 NO_BOX = -1
 
@@ -113,7 +114,9 @@ def frame_targets(
         if any(need.target is Target.DETECTIONS for need in needs)
         else {},
         maps={
-            need.target: _map(row, need.target, augment)
+            need.target: carried_map(
+                torch.from_numpy(row.arrays[need.target]), need.target, augment
+            )
             for need in needs
             if need.places is Places.MAP
         },
@@ -310,14 +313,6 @@ def mirrored_cells(index: Tensor, grid: BEVGrid) -> Tensor:
     return (grid.shape[0] - 1 - row) * grid.shape[1] + col
 
 
-def _map(row: CachedRow, target: Target, augment: BevAugment) -> Tensor:
-    whole = torch.from_numpy(row.arrays[str(target)])
-    if augment.is_identity:
-        return whole
-    _require_flip(augment)
-    return whole.flip(1)
-
-
 def _require_flip(augment: BevAugment) -> None:
     """Refuse what cannot be carried over by index.
 
@@ -326,8 +321,8 @@ def _require_flip(augment: BevAugment) -> None:
     """
     if not torch.equal(augment.matrix, BevAugment.compose(flip_y=True).matrix):
         raise DataError(
-            "whole maps and anchors can be carried over to a flip along y alone: set bev_augment "
-            "to flip_y, or dump --views"
+            "anchors can be carried over to a flip along y alone: set bev_augment to flip_y, or "
+            "dump --views"
         )
 
 

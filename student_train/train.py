@@ -23,6 +23,7 @@ from student_train.methods.base import Method, MethodContext, Tasks
 from student_train.students.base import StudentOutput
 from student_train.students.camera import CameraStudentConfig
 from student_train.students.kinds import build_student, center_head, teaches_depth
+from student_train.whole_maps import require_flips
 
 CHECKPOINT_NAME = "student.pt"
 
@@ -174,8 +175,9 @@ def train_student(
     Raises:
         CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
         DataError: A frame lacks a camera, or a frame is not in the cache.
-        ConfigError: A method cannot compare this student with this teacher, or frames without
-            labels teach nothing.
+        ConfigError: A method cannot compare this student with this teacher, or reads whole maps
+            that cannot be carried into the student's augmented frames; or frames without labels
+            teach nothing.
 
     Returns:
         The checkpoint's path.
@@ -198,6 +200,7 @@ def train_student(
             needs=needs,
         )
         require_views(cache, run.bev_augment)
+        require_flips(needs, run.bev_augment, run.student.grid, cache.views)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
     claim_folder(out_dir, config | read, resume=resume)

@@ -1,4 +1,4 @@
-"""UniDistill's detector behind the protocol: a LiDAR, camera or fusion teacher."""
+"""UniDistill's detector and BEVFusion behind the protocol: LiDAR, camera or fusion teachers."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.sensor_input import SensorInput
 from nets.bev_detector import BEVDetector, BEVDetectorConfig, BEVMaps
+from nets.bevfusion import BEVFusion, BEVFusionConfig
 from runs.checkpoint import Checkpoint
 from store.plan import TeacherShapes
 from store.schema import Target, TeacherIdentity
@@ -34,11 +35,11 @@ class BEVTeacher:
 
     def __init__(self, checkpoint: Checkpoint, run: TeacherRun, device: torch.device) -> None:
         config = run.teacher
-        assert isinstance(config, BEVDetectorConfig)
+        assert isinstance(config, BEVDetectorConfig | BEVFusionConfig)
         self.device = device
         self.reader = run.reader
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.
-        self.network = BEVDetector(config.without_pretraining()).to(device)
+        self.network = bev_network(config.without_pretraining()).to(device)
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
         self.info = TeacherInfo(
@@ -49,8 +50,8 @@ class BEVTeacher:
                 config=config.model_dump(mode="json"),
             ),
             shapes=TeacherShapes(
-                bev_low=config.backbone.in_channels,
-                bev_high=config.backbone.out_channels,
+                bev_low=config.low_channels,
+                bev_high=config.high_channels,
                 classes=len(config.classes),
                 tasks=len(config.head.tasks),
                 grid=config.grid,
@@ -94,11 +95,13 @@ class BEVTeacher:
         return maps
 
 
-def _branch_channels(config: BEVDetectorConfig) -> dict[Target, int]:
+def bev_network(config: BEVDetectorConfig | BEVFusionConfig) -> BEVDetector | BEVFusion:
+    """The network, with fresh weights."""
+    return BEVFusion(config) if isinstance(config, BEVFusionConfig) else BEVDetector(config)
+
+
+def _branch_channels(config: BEVDetectorConfig | BEVFusionConfig) -> dict[Target, int]:
     """Channels of a fusion teacher's branches; others have none."""
-    if config.lidar is None or config.camera is None:
+    if config.branch_channels is None:
         return {}
-    return {
-        Target.BEV_LIDAR: config.lidar.out_channels,
-        Target.BEV_CAMERA: config.camera.out_channels,
-    }
+    return dict(zip((Target.BEV_LIDAR, Target.BEV_CAMERA), config.branch_channels, strict=True))

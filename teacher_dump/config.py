@@ -17,6 +17,7 @@ from frames.dataset import DatasetConfig, check_classes
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.bev_detector import BEVDetectorConfig
+from nets.bevfusion import BEVFusionConfig
 from runs.fit import FitConfig
 from teacher_dump.centerpoint import CenterPointConfig
 from teacher_dump.second_config import SecondTeacherConfig
@@ -49,7 +50,8 @@ class TeacherRun(BaseModel):
     teacher: Annotated[
         Annotated[CenterPointConfig, Tag("centerpoint")]
         | Annotated[SecondTeacherConfig, Tag("second")]
-        | Annotated[BEVDetectorConfig, Tag("unidistill")],
+        | Annotated[BEVDetectorConfig, Tag("unidistill")]
+        | Annotated[BEVFusionConfig, Tag("bevfusion")],
         Discriminator(_network),
     ]
     kind: Modality = Field(None, validate_default=True)
@@ -89,7 +91,9 @@ class TeacherRun(BaseModel):
     @property
     def reader(self) -> SensorReader:
         """What reads its frames."""
-        taught = self.teacher.depth_stride if isinstance(self.teacher, BEVDetectorConfig) else None
+        taught = None
+        if isinstance(self.teacher, BEVDetectorConfig | BEVFusionConfig):
+            taught = self.teacher.depth_stride
         return SensorReader(
             kind=self.kind,
             cameras=self.data.cameras,

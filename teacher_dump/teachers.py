@@ -12,6 +12,7 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.loading import load_points
 from nets.bev_detector import BEVDetectorConfig
+from nets.bevfusion import BEVFusionConfig
 from nets.center_decode import decode
 from nets.center_head import CenterMaps
 from runs.checkpoint import Checkpoint, load_checkpoint
@@ -45,7 +46,7 @@ def own_teacher(checkpoint: Checkpoint, device: torch.device) -> Teacher:
     run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
     if isinstance(run.teacher, CenterPointConfig):
         return CenterPointTeacher(checkpoint, run, device)
-    if isinstance(run.teacher, BEVDetectorConfig):
+    if isinstance(run.teacher, BEVDetectorConfig | BEVFusionConfig):
         return BEVTeacher(checkpoint, run, device)
     # Here, for spconv takes seconds to import and other teachers need none of it.
     from teacher_dump.second_teacher import SecondTeacher

@@ -16,12 +16,14 @@ from frames.labelled import labelled_frames
 from frames.sensor_input import SensorInput
 from nets.anchor_loss import detection_loss
 from nets.bev_detector import BEVDetector, BEVDetectorConfig
+from nets.bevfusion import BEVFusion, BEVFusionConfig
 from nets.center_loss import center_loss
 from nets.voxelize import voxelize
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import FitConfig, Training, fit, seed_run
 from runs.folder import claim_folder
 from runs.sampler import Example, TrainingData
+from teacher_dump.bev_teacher import bev_network
 from teacher_dump.centerpoint import CenterPoint, CenterPointConfig
 from teacher_dump.config import TeacherRun
 from teacher_dump.second_config import SecondTeacherConfig
@@ -111,13 +113,13 @@ class SecondTraining(TeacherTraining):
 
 
 class BEVTraining(TeacherTraining):
-    """UniDistill's detector: its head's terms and, where it is taught, depth."""
+    """UniDistill's detector or BEVFusion: its head's terms and, where it is taught, depth."""
 
-    network: BEVDetector
+    network: BEVDetector | BEVFusion
 
-    def __init__(self, config: BEVDetectorConfig, fit_config: FitConfig) -> None:
+    def __init__(self, config: BEVDetectorConfig | BEVFusionConfig, fit_config: FitConfig) -> None:
         super().__init__(fit_config)
-        self.network = BEVDetector(config)
+        self.network = bev_network(config)
 
     def loss_terms(self, batch: TeacherBatch) -> dict[str, Tensor]:
         """See :class:`runs.fit.Training`."""
@@ -136,7 +138,7 @@ def teacher_training(run: TeacherRun) -> TeacherTraining:
     """The training of the run's network."""
     if isinstance(run.teacher, CenterPointConfig):
         return CenterPointTraining(run.teacher, run.fit)
-    if isinstance(run.teacher, BEVDetectorConfig):
+    if isinstance(run.teacher, BEVDetectorConfig | BEVFusionConfig):
         return BEVTraining(run.teacher, run.fit)
     return SecondTraining(run.teacher, run.fit)
 

@@ -96,8 +96,9 @@ class StudentMaps:
     """What a student computes for a batch.
 
     Attributes:
-        features: BEV maps before (``BEV_LOW``) and after (``BEV_HIGH``) the BEV backbone, and its
-            first stage at half resolution (``STAGE_1``), if it has one.
+        features: BEV maps before (``BEV_LOW``) and after (``BEV_HIGH``) the BEV backbone; its
+            first stage at half resolution (``STAGE_1``), if it has one; its two branches
+            (``BEV_LIDAR``, which may be simulated, and ``BEV_CAMERA``), if they are told apart.
         head: Heatmap logits and box codes, or what the anchor head says.
     """
 
@@ -284,6 +285,11 @@ class Method(nn.Module, ABC):
             config: Of the method.
             anchors: Of the student's head; None for a centre head.
         """
+
+    @classmethod
+    def student_maps(cls, config: MethodConfig) -> frozenset[Target]:  # noqa: ARG003
+        """Which BEV maps of the student, such as those of its branches, not every student has."""
+        return frozenset()
 
     @abstractmethod
     def forward(

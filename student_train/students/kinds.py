@@ -8,12 +8,14 @@ from pydantic import Discriminator, Tag
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.center_head import CenterHeadConfig
+from runs.errors import ConfigError
 from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig
 from student_train.students.bev_input import BEVReader
 from student_train.students.camera import CameraStudent, CameraStudentConfig
 from student_train.students.camera_input import CameraReader
 from student_train.students.past_input import PastReader
+from student_train.students.simulated import SimulatedStudent, SimulatedStudentConfig
 from student_train.students.stereo import StereoStudent, StereoStudentConfig
 from student_train.students.stereo_input import StereoReader
 
@@ -25,11 +27,14 @@ def _network(values: Any) -> Any:
     return getattr(values, "network", None)
 
 
-AnyStudentConfig = CameraStudentConfig | StereoStudentConfig | BEVStudentConfig
+AnyStudentConfig = (
+    CameraStudentConfig | StereoStudentConfig | BEVStudentConfig | SimulatedStudentConfig
+)
 StudentConfig = Annotated[
     Annotated[CameraStudentConfig, Tag("bevdepth")]
     | Annotated[StereoStudentConfig, Tag("liga")]
-    | Annotated[BEVStudentConfig, Tag("unidistill")],
+    | Annotated[BEVStudentConfig, Tag("unidistill")]
+    | Annotated[SimulatedStudentConfig, Tag("simulated_fusion")],
     Discriminator(_network),
 ]
 
@@ -40,6 +45,8 @@ def build_student(config: AnyStudentConfig) -> Student:
         return StereoStudent(config)
     if isinstance(config, BEVStudentConfig):
         return BEVStudent(config)
+    if isinstance(config, SimulatedStudentConfig):
+        return SimulatedStudent(config)
     return CameraStudent(config)
 
 
@@ -74,8 +81,13 @@ def build_reader(
         config: Of the network.
         cameras: That the data are asked for.
         image_augment: Of each image, where they are augmented.
+
+    Raises:
+        ConfigError: The images are not of the size that the network is made for.
     """
-    if isinstance(config, BEVStudentConfig):
+    if isinstance(config, SimulatedStudentConfig):
+        _check_size(config, image_augment)
+    if isinstance(config, BEVStudentConfig | SimulatedStudentConfig):
         sensors = SensorReader(
             kind=config.kind,
             cameras=cameras,
@@ -91,3 +103,11 @@ def build_reader(
     if config.past:
         return PastReader(cameras, image_augment, stride, config.past)
     return CameraReader(cameras, image_augment, stride)
+
+
+def _check_size(config: SimulatedStudentConfig, image_augment: ImageAugmentConfig | None) -> None:
+    if image_augment is not None and image_augment.out_size != config.image_size:
+        raise ConfigError(
+            f"image_augment.out_size is {image_augment.out_size}, student.image_size "
+            f"{config.image_size}: the network learns positions in the image, so make them equal"
+        )

@@ -63,3 +63,13 @@ def test_weights_that_cannot_be_had_say_what_to_do(tmp_path: Path) -> None:
     overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
     with pytest.raises(OSError, match=r"cannot load weights of resnet18.*set pretrained = false"):
         ImageBackbone(ImageBackboneConfig(name="resnet18", pretrained=True, args=overlay))
+
+
+def test_a_body_with_channels_last_is_turned() -> None:
+    """Swin gives (n, h, w, c)."""
+    args = {"img_size": [64, 96], "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    net = ImageBackbone(
+        config(name="swin_tiny_patch4_window7_224", args=args, level_strides=(8, 16, 32), stride=8)
+    )
+    images = torch.randint(0, 256, (1, 2, 3, 64, 96), dtype=torch.uint8)
+    assert net(images).shape == (1, 2, 12, 8, 12)

@@ -160,6 +160,9 @@ class MethodSuite:
             assert value is not None
             return torch.cat([value, value.new_full((2, 4, *value.shape[2:]), fill)], 1)
 
+        def if_read(value: Tensor | None, fill: float) -> Tensor | None:
+            return None if value is None else more(value, fill)
+
         padded = replace(
             targets,
             boxes=more(targets.boxes, 7.0),
@@ -170,6 +173,9 @@ class MethodSuite:
             at_cells={t: more(v, 9.0) for t, v in targets.at_cells.items()},
             at_points={t: more(v, 9.0) for t, v in targets.at_points.items()},
             relation=more(targets.relation, 9.0),
+            cell_heatmap=if_read(targets.cell_heatmap, 0.0),
+            codes=if_read(targets.codes, 9.0),
+            coded=if_read(targets.coded, 1.0),
         )
         assert self.total(student, padded, wide).item() == pytest.approx(
             self.total(student, targets, boxes).item(), rel=1e-5
