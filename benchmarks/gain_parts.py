@@ -161,25 +161,38 @@ _UNIDISTILL = {
 }
 
 
+def _history(method: str, **settings: Mapping[str, Any]) -> Arm:
+    label = settings.get("labeldistill", {}).get("label")
+    embeds = "labeldistill" in method and label != _NOTHING
+    return Arm(method, settings, "history_student", embeds_labels=embeds)
+
+
 def _labeldistill(*without: str) -> Arm:
-    settings = dict.fromkeys(without, _NOTHING)
-    embeds = "label" not in without
-    return Arm("labeldistill", {"labeldistill": settings}, "history_student", embeds_labels=embeds)
+    return _history("labeldistill", labeldistill=dict.fromkeys(without, _NOTHING))
 
 
-def _history(method: str) -> Arm:
-    return Arm(method, student="history_student")
+def _simdistill(method: str, **settings: Any) -> Arm:
+    return Arm(method, {"simdistill": settings}, "sim_student", "sim_teacher", "sim_none")
 
 
-# One student for all methods on centre heads, so that their scores can be compared.
+_UNIDISTILL_HERE = {**_SHARES, "adapters": "conv1x1"}
+# At twice as many rows as the teacher's map has channels.
+_STXD_HERE = {"random_cells": 144}
+# One student for all methods on centre heads, so that their scores can be compared; SimDistill's is
+# part of the method, and has a control of its own.
 _METHODS = {
     "none": _history("none"),
     "imitation": _history("imitation"),
     "xgd": _history("xgd"),
-    "unidistill": _history("unidistill"),
-    "labeldistill": _labeldistill(),
+    "unidistill": _history("unidistill", unidistill=_UNIDISTILL_HERE),
+    "labeldistill": _history("labeldistill"),
+    "stxd": _history("stxd", stxd=_STXD_HERE),
+    "sim_none": _simdistill("none"),
+    "simdistill": _simdistill("simdistill"),
+    "sim_foreground": _simdistill("simdistill", at="foreground"),
     "xgd+imitation": _history("xgd+imitation"),
-    "xgd+unidistill": _history("xgd+unidistill"),
+    "xgd+unidistill": _history("xgd+unidistill", unidistill=_UNIDISTILL_HERE),
+    "labeldistill+stxd": _history("labeldistill+stxd", stxd=_STXD_HERE),
     "lidar_features": _labeldistill("label", "heatmap", "box"),
     "label_features": _labeldistill("lidar", "heatmap", "box"),
     "label_response": _labeldistill("lidar", "label"),
