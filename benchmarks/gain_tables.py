@@ -28,6 +28,14 @@ def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table
     ]
 
 
+def markdown(table: Table) -> str:
+    """A table for a report."""
+    rows = [[str(column.header) for column in table.columns], ["---"] * len(table.columns)]
+    rows += zip(*(list(column.cells) for column in table.columns), strict=True)
+    lines = ["| " + " | ".join(str(cell).replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join([f"**{table.title}**", "", *lines, ""])
+
+
 def _figures(results: Mapping[Run, Result]) -> Figures:
     scores = {run: result["scores"] for run, result in results.items()}
     figures = _nuscenes(scores) if of_nuscenes(results) else _kitti(scores)

@@ -24,7 +24,7 @@ from benchmarks.gain_parts import PARTS
 from benchmarks.gain_pictures import draw_gains
 from benchmarks.gain_records import Records, origins
 from benchmarks.gain_runs import Comparison
-from benchmarks.gain_tables import of_nuscenes, tables
+from benchmarks.gain_tables import markdown, of_nuscenes, tables
 from commands.progress import console
 
 
@@ -61,12 +61,17 @@ def main(  # noqa: PLR0913 - the options of a command
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:
         raise typer.BadParameter(f"{place / part} holds no record of {', '.join(names)}")
-    for table in tables(results, shown):
+    made, runs = tables(results, shown), origins(results.values())
+    for table in made:
         console.print(table)
-    for line in origins(results.values()):
+    for line in runs:
         console.print(f"run: {line}", soft_wrap=True)
+    drawn = out or place / part
+    drawn.mkdir(parents=True, exist_ok=True)
+    lines = [*(f"- {line}" for line in runs), "", *map(markdown, made)]
+    (drawn / "tables.md").write_text("\n".join(lines))
     if of_nuscenes(results):
-        draw_gains(results, shown, out or place / part)
+        draw_gains(results, shown, drawn)
 
 
 def _given(out: Path | None) -> Path:

@@ -53,6 +53,7 @@ def test_arms_and_seeds_end_in_tables_pictures_and_records(
     again = capsys.readouterr().out
     assert "paired difference" in again
     assert record["commit"] in again
+    assert "| imitation | " in (kept / "nuscenes" / "tables.md").read_text()
     assert (kept / "nuscenes" / "gain_bytes.png").is_file()
     main(out, arms="none,imitation", seeds="0,1", configs=configs, records=kept)
     assert not (out / "world").exists()
