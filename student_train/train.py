@@ -182,7 +182,7 @@ def train_student(
     """
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
     read = {"cache": cache.manifest_hash if cache else None}
-    if resume and is_finished(path, config, **read):
+    if resume and is_finished(path, run, **read):
         return path
     frames = read_frames(run.data)
     run.reader.check(frames, training=True)
@@ -200,7 +200,7 @@ def train_student(
         require_views(cache, run.bev_augment)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
-    claim_folder(out_dir, config | read, resume=resume)
+    claim_folder(out_dir, run, resume=resume, notes=read)
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)
