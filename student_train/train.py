@@ -64,8 +64,9 @@ class StudentTraining(Training):
             distilled |= {f"{name}/{term}": value for term, value in result.terms.items()}
             self.log_dict({f"{name}/{key}": value for key, value in result.figures.items()})
         if not batch.supervised.any():
-            # The detection loss, which shares are measured against, is no more than a zero here.
-            return terms | {n: self.balance.factor(n) * term for n, term in distilled.items()}
+            # The detection loss, which shares are measured against, is no more than a zero here; a
+            # term whose size is not known yet waits.
+            return terms | {n: self.balance.factor(n, 0.0) * t for n, t in distilled.items()}
         return terms | self._balanced(output.maps.features[Target.BEV_LOW], detection, distilled)
 
     def _detection(self, output: StudentOutput, batch: StudentBatch) -> dict[str, Tensor]:
