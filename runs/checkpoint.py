@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
+from runs.config import renewed
 from runs.errors import CheckpointError
 
 Kind = Literal["teacher", "student", "label_encoder"]
@@ -110,8 +112,8 @@ def load_safely(path: Path) -> Any:
         ) from None
 
 
-def is_finished(path: Path, config: dict[str, Any], **notes: Any) -> bool:
-    """Whether a run of this resolved config, and with these notes, has left its checkpoint there.
+def is_finished(path: Path, run: BaseModel, **notes: Any) -> bool:
+    """Whether a run of this config, and with these notes, has left its checkpoint there.
 
     Raises:
         CheckpointError: There is a file, but it is damaged.
@@ -119,4 +121,5 @@ def is_finished(path: Path, config: dict[str, Any], **notes: Any) -> bool:
     if not path.is_file():
         return False
     found = load_checkpoint(path)
-    return found.config == config and notes.items() <= found.notes.items()
+    same = renewed(found.config, type(run)) == run.model_dump(mode="json")
+    return same and notes.items() <= found.notes.items()

@@ -51,6 +51,20 @@ def parse_config(values: dict[str, Any], model: type[Config], source: str) -> Co
         raise ConfigError(f"{source} does not fit:\n  " + "\n  ".join(lines)) from None
 
 
+def renewed(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """A resolved config as this release has it: what it lacks, as it is older, has its default.
+
+    Args:
+        values: Of a run; keys that are no fields of the model stay, and all if it does not fit.
+        model: Of its run.
+    """
+    own = {key: value for key, value in values.items() if key in model.model_fields}
+    try:
+        return values | model.model_validate(own).model_dump(mode="json")
+    except ValidationError:
+        return values
+
+
 def _explain(item: dict[str, Any], model: type[BaseModel]) -> str:
     *parents, key = [str(part) for part in item["loc"]] or ["(top level)"]
     where = ".".join([*_fields(model, parents), key])

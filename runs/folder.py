@@ -1,27 +1,39 @@
 """The folder of a training run: it belongs to one resolved config and one cache."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from runs.config import renewed
 from runs.errors import ConfigError
 
 RECORD = "config.json"
 
 
-def claim_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
+def claim_folder(
+    folder: Path, run: BaseModel, *, resume: bool, notes: Mapping[str, Any] | None = None
+) -> None:
     """Make the folder this run's; called when everything else has been checked.
+
+    Args:
+        folder: Of the run.
+        run: Its config.
+        resume: Whether it may have been begun.
+        notes: What else it belongs to: the hash of its cache.
 
     Raises:
         ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for.
     """
-    record = folder / RECORD
+    record, config = folder / RECORD, run.model_dump(mode="json") | dict(notes or {})
     if record.is_file():
         if not resume:
             raise ConfigError(
                 f"{folder} holds a run already: continue it with --resume, or name another folder"
             )
-        begun = json.loads(record.read_text())
+        begun = renewed(json.loads(record.read_text()), type(run))
         if begun.get("cache") != config.get("cache"):
             raise ConfigError(
                 f"{folder} was begun with the cache of manifest {begun.get('cache')}, found "

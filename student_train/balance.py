@@ -55,13 +55,18 @@ class GradientBalance(nn.Module):
                 self.smoothed[k] = keep * old + (1 - keep) * shares[name]
         return shares
 
-    def factor(self, name: str) -> float:
-        """What to multiply a term with; 1 for a term without a wanted share."""
+    def factor(self, name: str, unknown: float = 1.0) -> float:
+        """What to multiply a term with; 1 for a term without a wanted share.
+
+        Args:
+            name: Of the term.
+            unknown: The factor while the share has not been measured.
+        """
         if name not in self.wanted:
             return 1.0
         measured = float(self.smoothed[list(self.wanted).index(name)])
         if measured < 0:
-            return 1.0
+            return unknown
         # A term whose gradient has all but vanished is not blown up.
         return self.wanted[name] / max(measured, 1e-3)
 

@@ -65,8 +65,9 @@ class StudentTraining(Training):
             distilled |= {f"{name}/{term}": value for term, value in result.terms.items()}
             self.log_dict({f"{name}/{key}": value for key, value in result.figures.items()})
         if not batch.supervised.any():
-            # The detection loss, which shares are measured against, is no more than a zero here.
-            return terms | {n: self.balance.factor(n) * term for n, term in distilled.items()}
+            # The detection loss, which shares are measured against, is no more than a zero here; a
+            # term whose size is not known yet waits.
+            return terms | {n: self.balance.factor(n, 0.0) * t for n, t in distilled.items()}
         return terms | self._balanced(output.maps.features[Target.BEV_LOW], detection, distilled)
 
     def _detection(self, output: StudentOutput, batch: StudentBatch) -> dict[str, Tensor]:
@@ -184,7 +185,7 @@ def train_student(
     """
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
     read = {"cache": cache.manifest_hash if cache else None}
-    if resume and is_finished(path, config, **read):
+    if resume and is_finished(path, run, **read):
         return path
     frames = read_frames(run.data)
     run.reader.check(frames, training=True)
@@ -203,7 +204,7 @@ def train_student(
         require_flips(needs, run.bev_augment, run.student.grid, cache.views)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
-    claim_folder(out_dir, config | read, resume=resume)
+    claim_folder(out_dir, run, resume=resume, notes=read)
     data = StudentDataset(frames, run, cache, needs)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)

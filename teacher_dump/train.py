@@ -150,11 +150,11 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
         The checkpoint's path.
     """
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
-    if resume and is_finished(path, config):
+    if resume and is_finished(path, run):
         return path
     frames = labelled_frames(read_frames(run.data))
     run.reader.check(frames, training=True)
-    claim_folder(out_dir, config, resume=resume)
+    claim_folder(out_dir, run, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = teacher_training(run)
     data = TeacherDataset(frames, run)

@@ -89,12 +89,12 @@ def train_label_encoder(
     checkpoint = load_checkpoint(teacher, "teacher")
     made_for = {TEACHER_SHA256: checkpoint.sha256}
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
-    if resume and is_finished(path, config, **made_for):
+    if resume and is_finished(path, run, **made_for):
         return path
     decoder = LabelDecoder(checkpoint)
     require_fit(run.encoder, decoder.config)
     frames = labelled_frames(read_frames(run.data))
-    claim_folder(out_dir, config | made_for, resume=resume)
+    claim_folder(out_dir, run, resume=resume, notes=made_for)
     seed_run(run.fit.seed, run.fit.threads)
     training = LabelTraining(run, decoder)
     data = LabelDataset(frames, run)

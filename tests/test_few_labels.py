@@ -144,11 +144,16 @@ def batch_of(
     return data.collate([data[index, 7] for index in which])
 
 
-def terms_of(run: StudentRun, cache: Cache, batch: StudentBatch) -> dict[str, torch.Tensor]:
+def terms_of(
+    run: StudentRun, cache: Cache, batch: StudentBatch, *before: StudentBatch
+) -> dict[str, torch.Tensor]:
+    """Loss terms of a batch, perhaps after others."""
     torch.manual_seed(0)
     # In eval mode: no statistics of a batch.
     training = StudentTraining(run, cache).eval()
     training.log_dict = lambda *_args, **_keys: None  # type: ignore[method-assign]
+    for earlier in before:
+        training.loss_terms(earlier)
     return training.loss_terms(batch)
 
 
@@ -172,7 +177,10 @@ def test_detection_is_that_of_the_labelled_frames(dumped: tuple[StudentRun, Cach
     for name in ("detection/heatmap", "detection/box"):
         torch.testing.assert_close(mixed[name], alone[name])
         assert alone[name] > 0
-    none = terms_of(run, cache, batch_of(run, cache, frames, others))
+    without = batch_of(run, cache, frames, others)
+    # How hard a term pulls is not known before a batch with labels.
+    assert terms_of(run, cache, without)["imitation/feature"] == 0
+    none = terms_of(run, cache, without, batch_of(run, cache, frames, labelled))
     assert none["detection/heatmap"] == none["detection/box"] == 0
     assert none["imitation/feature"] > 0
     total = torch.stack(list(none.values())).sum()

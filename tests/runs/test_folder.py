@@ -1,33 +1,65 @@
+import json
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from torch import nn
 
+from runs.checkpoint import is_finished, save_checkpoint
 from runs.errors import ConfigError
-from runs.folder import claim_folder
+from runs.folder import RECORD, claim_folder
 
-CONFIG = {"name": "a", "data": {"root": "here", "split": "train"}}
+
+class Data(BaseModel):
+    root: str = "here"
+    split: str = "train"
+    labelled: float = 1.0
+
+
+class Run(BaseModel):
+    name: str = "a"
+    data: Data = Data()
+
+
+RUN = Run()
 
 
 def test_a_folder_belongs_to_its_first_run(tmp_path: Path):
-    claim_folder(tmp_path / "run", CONFIG, resume=False)
+    claim_folder(tmp_path / "run", RUN, resume=False)
     with pytest.raises(ConfigError, match="holds a run already: continue it with --resume"):
-        claim_folder(tmp_path / "run", CONFIG, resume=False)
-    claim_folder(tmp_path / "run", CONFIG, resume=True)
+        claim_folder(tmp_path / "run", RUN, resume=False)
+    claim_folder(tmp_path / "run", RUN, resume=True)
     with pytest.raises(ConfigError, match="begun with another config"):
-        claim_folder(tmp_path / "run", CONFIG | {"name": "b"}, resume=True)
+        claim_folder(tmp_path / "run", Run(name="b"), resume=True)
 
 
 def test_the_data_may_move(tmp_path: Path):
-    claim_folder(tmp_path / "run", CONFIG, resume=False)
-    moved = CONFIG | {"data": {"root": "there", "split": "train"}}
-    claim_folder(tmp_path / "run", moved, resume=True)
-    other = CONFIG | {"data": {"root": "here", "split": "val"}}
+    claim_folder(tmp_path / "run", RUN, resume=False)
+    claim_folder(tmp_path / "run", Run(data=Data(root="there")), resume=True)
     with pytest.raises(ConfigError, match="begun with another config"):
-        claim_folder(tmp_path / "run", other, resume=True)
+        claim_folder(tmp_path / "run", Run(data=Data(split="val")), resume=True)
 
 
 def test_a_run_goes_on_with_the_cache_it_was_begun_with(tmp_path: Path):
-    claim_folder(tmp_path / "run", CONFIG | {"cache": "a" * 64}, resume=False)
-    claim_folder(tmp_path / "run", CONFIG | {"cache": "a" * 64}, resume=True)
+    claim_folder(tmp_path / "run", RUN, resume=False, notes={"cache": "a" * 64})
+    claim_folder(tmp_path / "run", RUN, resume=True, notes={"cache": "a" * 64})
     with pytest.raises(ConfigError, match=r"begun with the cache of manifest aaa.*, found bbb"):
-        claim_folder(tmp_path / "run", CONFIG | {"cache": "b" * 64}, resume=True)
+        claim_folder(tmp_path / "run", RUN, resume=True, notes={"cache": "b" * 64})
+
+
+def test_a_field_that_came_later_has_its_default(tmp_path: Path):
+    old = {"name": "a", "data": {"root": "here", "split": "train"}}
+    save_checkpoint(tmp_path / "x.pt", "student", old, nn.Linear(1, 1), {"cache": "c"})
+    few = Run(data=Data(labelled=0.1))
+    assert is_finished(tmp_path / "x.pt", RUN, cache="c")
+    assert not is_finished(tmp_path / "x.pt", RUN, cache="d")
+    assert not is_finished(tmp_path / "x.pt", few, cache="c")
+    (tmp_path / RECORD).write_text(json.dumps(old | {"cache": "c"}))
+    claim_folder(tmp_path, RUN, resume=True, notes={"cache": "c"})
+    assert json.loads((tmp_path / RECORD).read_text())["data"]["labelled"] == 1.0
+    with pytest.raises(ConfigError, match="begun with another config"):
+        claim_folder(tmp_path, few, resume=True, notes={"cache": "c"})
+    # One that no longer fits the model is another run's, not a failure.
+    (tmp_path / RECORD).write_text(json.dumps({"name": 1, "data": {}}))
+    with pytest.raises(ConfigError, match="begun with another config"):
+        claim_folder(tmp_path, RUN, resume=True)
