@@ -37,7 +37,7 @@ from store.reader import open_cache
 from store.schema import Places, Target, TeacherIdentity
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
-from teacher_dump.protocol import TeacherInfo, TeacherOutput
+from teacher_dump.protocol import FoundBoxes, TeacherInfo, TeacherOutput
 
 # How far, metres, boxes stand from each other that stand together (standard deviation).
 SPREAD = 3.0
@@ -101,6 +101,17 @@ class RandomTeacher:
             scores=boxes.valid.float(),
             labels=boxes.labels,
             answered=boxes.valid,
+            found=lambda: [self._found(values) for values in boxes.values],
+        )
+
+    def _found(self, values: Tensor) -> FoundBoxes:
+        """The true boxes, again and again, of any class."""
+        count = self.shapes.detections
+        rng = torch.Generator().manual_seed(0)
+        return FoundBoxes(
+            boxes=values[torch.arange(count) % len(values)],
+            scores=torch.linspace(1, 0, count),
+            probability=torch.rand(count, self.shapes.classes, generator=rng),
         )
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:

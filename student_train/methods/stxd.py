@@ -1,6 +1,6 @@
 """STXD: structural and temporal cross-modal distillation of a LiDAR teacher into a camera student.
 
-Jang, Kim et al., NeurIPS 2023; no code was released. The three losses are as the authors' slides
+Jang et al., NeurIPS 2023; no code was released. The three losses are as the authors' slides
 print them (specification, 3.1); what the slides leave open is a value of the config, and its
 default the specification's recommendation (3.2). On a centre head there are no queries, so the
 rows are cells: those of ground truth's Gaussians and random ones (3.3).

@@ -2,11 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from frames.detections import Detections
+from nets.center_head import CenterMaps
 from runs.config import load_config
 from runs.metrics import last_values
 from store.reader import open_cache
@@ -15,6 +19,7 @@ from student_train.config import StudentRun
 from student_train.methods.base import MethodContext
 from student_train.methods.stxd import Stxd, StxdConfig
 from student_train.students.camera import CameraStudentConfig
+from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import write_past_student_toml
@@ -70,6 +75,38 @@ def test_the_whole_job(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if views == 1:
         carried = succeed("recheck", student, store, "--rows", 2, "--carry-over", 1, *both)
         assert all(name in carried for name in ("bev_high", "detections/centre", "detections/iou"))
+
+
+def test_recheck_sees_a_detection_that_is_not_the_teachers(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One is missing now, or one has moved."""
+    both = ("--checkpoint", write_untrained_teacher(tmp_path, world), *CPU)
+    student, store = student_toml(tmp_path, world), tmp_path / "store"
+    succeed("dump-teacher", student, "--methods", "stxd", "--out", store, *both)
+    decode = CenterPointTeacher._decode
+
+    def without_the_best(self: CenterPointTeacher, head: CenterMaps) -> list[Detections]:
+        def rest(values: Tensor | None) -> Tensor:
+            assert values is not None
+            return values[1:]
+
+        return [
+            Detections(rest(d.boxes), rest(d.labels), rest(d.scores), rest(d.cells))
+            for d in decode(self, head)
+        ]
+
+    def higher(self: CenterPointTeacher, head: CenterMaps) -> list[Detections]:
+        lift = torch.eye(9)[2]
+        return [replace(d, boxes=d.boxes + 0.01 * lift) for d in decode(self, head)]
+
+    for wrong, said in ((without_the_best, "not comparable"), (higher, "OUTSIDE")):
+        monkeypatch.setattr(CenterPointTeacher, "_decode", wrong)
+        code, text = command("recheck", student, store, "--rows", 2, *both)
+        assert code == 1
+        (line,) = (line for line in text.splitlines() if "detections/centre" in line)
+        assert said in text
+        assert "OUTSIDE" in line
 
 
 def test_a_camera_teacher_tells_its_detections_too(world: Path, tmp_path: Path):
