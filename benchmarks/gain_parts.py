@@ -141,9 +141,25 @@ _LABELDISTILL = {
     "response": _labeldistill("lidar", "label"),
 }
 
+
+def _simdistill(**settings: Any) -> Arm:
+    return Arm("simdistill", {"simdistill": settings})
+
+
+_SIMDISTILL = {
+    "none": Arm("none"),
+    "simdistill": _simdistill(),
+    "foreground": _simdistill(at="foreground"),
+    "imd": _simdistill(cmd=_NOTHING, mmd_f=_NOTHING, mmd_p=_NOTHING),
+    "cmd": _simdistill(imd=_NOTHING, mmd_f=_NOTHING, mmd_p=_NOTHING),
+    "mmd_f": _simdistill(imd=_NOTHING, cmd=_NOTHING, mmd_p=_NOTHING),
+    "mmd_p": _simdistill(imd=_NOTHING, cmd=_NOTHING, mmd_f=_NOTHING),
+}
+
 PARTS = {
     "nuscenes": _part("gain", _NUSCENES, _GATES),
     "kitti": _part("gain_kitti", _KITTI, _GATES),
     "unidistill": _part("gain_uni", _UNIDISTILL),
     "labeldistill": _part("gain", _LABELDISTILL),
+    "simdistill": Part("gain_sim", _SIMDISTILL, tuple(_SIMDISTILL), "gain"),
 }

@@ -40,7 +40,7 @@ def main(
     run = run.model_copy(update={"method": method})
     context = multiprocessing.get_context("spawn")
     document = run.model_dump(mode="json")
-    depth = document["student"]["depth"]
+    depth = document["student"].get("depth", {})
     for checkpointed in (True, False) if "checkpointed" in depth else (None,):
         if checkpointed is not None:
             depth["checkpointed"] = checkpointed
