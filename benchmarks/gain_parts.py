@@ -175,6 +175,11 @@ def _simdistill(method: str, **settings: Any) -> Arm:
     return Arm(method, {"simdistill": settings}, "sim_student", "sim_teacher", "sim_none")
 
 
+def _but(term: str) -> dict[str, Any]:
+    """SimDistill's other terms left out."""
+    return dict.fromkeys({"imd", "cmd", "mmd_f", "mmd_p"} - {term}, _NOTHING)
+
+
 _UNIDISTILL_HERE = {**_SHARES, "adapters": "conv1x1"}
 # At twice as many rows as the teacher's map has channels.
 _STXD_HERE = {"random_cells": 144}
@@ -190,6 +195,10 @@ _METHODS = {
     "sim_none": _simdistill("none"),
     "simdistill": _simdistill("simdistill"),
     "sim_foreground": _simdistill("simdistill", at="foreground"),
+    "sim_imd": _simdistill("simdistill", **_but("imd")),
+    "sim_cmd": _simdistill("simdistill", **_but("cmd")),
+    "sim_mmd_f": _simdistill("simdistill", **_but("mmd_f")),
+    "sim_mmd_p": _simdistill("simdistill", **_but("mmd_p")),
     "xgd+imitation": _history("xgd+imitation"),
     "xgd+unidistill": _history("xgd+unidistill", unidistill=_UNIDISTILL_HERE),
     "labeldistill+stxd": _history("labeldistill+stxd", stxd=_STXD_HERE),
@@ -231,6 +240,6 @@ PARTS = {
     "nuscenes": _part("gain", _NUSCENES, _GATES),
     "kitti": _part("gain_kitti", _KITTI, _GATES),
     "unidistill": _part("gain_uni", _UNIDISTILL),
-    "methods": _part("gain", _METHODS),
+    "methods": _part("gain", _METHODS, ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p")),
     "few_labels": _part("gain", _FEW_LABELS, _PSEUDO),
 }

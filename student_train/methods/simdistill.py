@@ -62,7 +62,7 @@ class SimDistillConfig(MethodConfig):
 
     Attributes:
         at: Where IMD, MMD-F and MMD-P's classes are compared: everywhere, or at the foreground
-            cells alone, equally. The latter is a deviation, for a cache a hundredth of the size.
+            cells alone, equally. The latter is a deviation, for a twentieth of the cache.
         cmd_mask: Weight of a cell's difference in CMD, before it is squared: the sum of its
             classes' Gaussians, or 1 everywhere.
         adapter: From the simulated to the LiDAR map's channels, in CMD alone: ``conv3x3`` with
