@@ -30,9 +30,8 @@ def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table
 
 def markdown(table: Table) -> str:
     """A table for a report."""
-    rows = [[str(column.header) for column in table.columns], ["---"] * len(table.columns)]
-    rows += zip(*(list(column.cells) for column in table.columns), strict=True)
-    lines = ["| " + " | ".join(str(cell).replace("\n", " ") for cell in row) + " |" for row in rows]
+    columns = [[str(c.header), "---", *map(str, c.cells)] for c in table.columns]
+    lines = [f"| {' | '.join(row)} |".replace("\n", " ") for row in zip(*columns, strict=True)]
     return "\n".join([f"**{table.title}**", "", *lines, ""])
 
 
