@@ -1,7 +1,8 @@
 """What a detector of any kind sees: points, images or both, in one augmented BEV frame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from frames.augment import BevAugment
 from frames.camera_input import CameraInput, check_cameras, read_cameras
 from frames.frame import Frame
+from frames.history import History, seen_from
 from frames.image_augment import ImageAugmentConfig
 from frames.loading import check_image_files, check_point_files, load_points
 
@@ -63,12 +65,20 @@ class SensorReader:
         cameras: Names of the cameras that every frame must have.
         image_augment: Of each image, where it sees images.
         depth_stride: Of the depth that is taught, pixels; None: no LiDAR file is opened for it.
+        past: Which earlier key frames' images it sees, too, counted from the frame: (-2, -4).
+        history: Where they are looked up.
     """
 
     kind: Modality
     cameras: Sequence[str] = ()
     image_augment: ImageAugmentConfig | None = None
     depth_stride: int | None = None
+    past: Sequence[int] = ()
+    history: History = field(default_factory=History)
+
+    def among(self, frames: Sequence[Frame]) -> "SensorReader":
+        """The same reader, which finds the past of a frame among these."""
+        return replace(self, history=History(frames)) if self.past else self
 
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """Refuse frames that lack what will be read.
@@ -90,15 +100,28 @@ class SensorReader:
         Args:
             frame: As the data set has it.
             augment: Of its BEV frame: of points and of the cameras' geometry.
-            rng: Draws how each image is augmented; None: as in testing.
+            rng: Draws how each image is augmented; None: as in testing, where no depth is read.
         """
         points = cameras = None
         if self.kind != "camera":
             points = (augment.points(load_points(frame)),)
         if self.kind != "lidar":
-            assert self.image_augment is not None, "the run's config asks for it"
-            cameras = read_cameras(frame, augment, rng, self.image_augment, self.depth_stride)
+            cameras = self._images(frame, augment, rng, self.depth_stride)
+            past = (seen_from(own, frame) for own in self.history.past(frame, self.past))
+            earlier = tuple(self._images(own, augment, rng, None) for own in past)
+            cameras = replace(cameras, past=earlier)
         return SensorInput(points, cameras)
+
+    def _images(
+        self,
+        frame: Frame,
+        augment: BevAugment,
+        rng: np.random.Generator | None,
+        depth_stride: int | None,
+    ) -> CameraInput:
+        assert self.image_augment is not None, "the run's config asks for it"
+        # Equal chances give a camera equal draws in all time steps.
+        return read_cameras(frame, augment, deepcopy(rng), self.image_augment, depth_stride)
 
 
 def check_sensor_files(frames: Sequence[Frame], kind: str) -> None:

@@ -23,7 +23,6 @@ from student_train.config import StudentRun
 from student_train.methods.base import TeacherTargets
 from student_train.past_rows import PastRows
 from student_train.students.base import StudentInput
-from student_train.students.past_input import reader_among
 from student_train.targets import FrameTargets, frame_targets, pad_targets
 
 
@@ -83,7 +82,7 @@ class StudentDataset(TrainingData[StudentExample]):
     ) -> None:
         self.run, self.needs = run, frozenset(needs)
         self.frames = labelled_frames(frames) if run.unlabelled == "leave_out" else frames
-        self.reader = reader_among(run.reader, frames)
+        self.reader = run.reader.among(frames)
         own = [need for need in needs if not need.offset]
         read = arrays_read(own, cache.fingerprint.arrays) if cache else ()
         self.cache = cache.only(read) if cache else None

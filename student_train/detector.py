@@ -11,7 +11,6 @@ from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from student_train.config import StudentRun
 from student_train.students.kinds import build_student
-from student_train.students.past_input import reader_among
 
 
 class StudentDetector:
@@ -45,7 +44,7 @@ class StudentDetector:
     @torch.inference_mode()
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
         """Decoded boxes of each frame; a past frame is one of these, or of those last checked."""
-        identity, reader = BevAugment.identity(), reader_among(self.reader, [*self._known, *frames])
+        identity, reader = BevAugment.identity(), self.reader.among([*self._known, *frames])
         seen = [reader.read(frame, identity, None) for frame in frames]
         output = self.network(seen[0].stack(seen).to(self.device))
         return [detections.cpu() for detections in self.network.detections(output)]

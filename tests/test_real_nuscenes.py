@@ -14,7 +14,6 @@ from PIL import Image
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
-from frames.camera_input import CameraInput
 from frames.cell_masks import foreground_cells
 from frames.dataset import read_frames
 from frames.frame import Frame
@@ -31,6 +30,7 @@ from student_train.data import StudentDataset
 from teacher_dump.teachers import own_teacher
 from tests.command import succeed
 from tests.frames.real_data import MINI, real
+from tests.student_train.seen import seen
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GRID = BEVGrid(x_min=-51.2, y_min=-51.2, cell_size=0.8, shape=(128, 128))
@@ -98,16 +98,16 @@ def check_teacher_looks_where_points_are(checkpoint: Path, frame: Frame) -> None
     """The sparse encoder's map is zero but near points: a turned or mirrored grid would not be."""
     detector = own_teacher(load_checkpoint(checkpoint), torch.device("cpu"))
     output = detector([frame], BoxBatch.pad([frame.boxes]), [BevAugment.identity()])
-    seen = output.maps[Target.BEV_LOW][0].amax(0) > 0
+    reached = output.maps[Target.BEV_LOW][0].amax(0) > 0
     points = load_points(frame)
     points = points[GRID.contains(points[:, :2]) & (points[:, 2] > -5) & (points[:, 2] < 3)]
     count = torch.bincount(GRID.cell_index(points[:, :2]), minlength=GRID.num_cells).view(128, 128)
     occupied = (count > 0).float()[None]
     near = torch.nn.functional.max_pool2d(occupied, 3, stride=1, padding=1)[0] > 0
-    assert not (seen & ~near).any()
-    assert (seen & near).sum() > 0.9 * (count > 0).sum()
+    assert not (reached & ~near).any()
+    assert (reached & near).sum() > 0.9 * (count > 0).sum()
     for turned in (near.mT, near.flip(0), near.flip(1)):
-        assert (seen & ~turned).sum() > 0.1 * seen.sum()
+        assert (reached & ~turned).sum() > 0.1 * reached.sum()
 
 
 def place_boxes_mid_cell(path: Path) -> None:
@@ -143,10 +143,9 @@ def check_store(store: Path, frame: Frame) -> None:
 
 def check_depth_targets(run: StudentRun, frame: Frame) -> None:
     """LiDAR reaches every camera: a good part of its lower half has a depth within the range."""
-    example = StudentDataset([frame], run, None, ())[0, 0]
-    assert isinstance(example.seen, CameraInput)
-    assert example.seen.depth is not None
-    assert example.seen.depth.shape == (1, 6, 16, 44)
-    known = example.seen.depth[0, :, 8:]
+    depth = seen(StudentDataset([frame], run, None, ())[0, 0]).depth
+    assert depth is not None
+    assert depth.shape == (1, 6, 16, 44)
+    known = depth[0, :, 8:]
     assert ((known > 0).float().mean((1, 2)) > 0.3).all()
     assert known.max() < 120

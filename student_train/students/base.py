@@ -32,18 +32,22 @@ class StudentInput(Protocol):
         ...
 
 
-class Reader(ABC):
+@runtime_checkable
+class Reader(Protocol):
     """Reads a frame's files for one kind of student; loader processes carry it."""
 
-    @abstractmethod
+    def among(self, frames: Sequence[Frame]) -> "Reader":
+        """The same reader, which finds what else it reads of a frame's past among these."""
+        ...
+
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """Refuse frames that lack what will be read.
 
         Raises:
             DataError: Naming the first such frame or file.
         """
+        ...
 
-    @abstractmethod
     def read(
         self, frame: Frame, augment: BevAugment, rng: np.random.Generator | None
     ) -> StudentInput:
@@ -54,6 +58,7 @@ class Reader(ABC):
             augment: Of its BEV frame.
             rng: Draws what else is augmented; None: as in testing, where no depth is read.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

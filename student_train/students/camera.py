@@ -16,10 +16,10 @@ from pydantic import (
 from torch import Tensor
 
 from frames.boxes import BoxBatch
-from frames.camera_input import CameraInput
 from frames.detection_classes import DETECTION_CLASSES
 from frames.detections import Detections
 from frames.grid import BEVGrid
+from frames.sensor_input import SensorInput
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.bev_resnet import BEVResNet, BEVResNetConfig
 from nets.center_decode import CenterDecodeConfig, decode
@@ -107,6 +107,11 @@ class CameraStudentConfig(BaseModel):
         return 1 + len(self.past)
 
     @property
+    def depth_stride(self) -> int | None:
+        """Pixels of an image to a cell of the depth that it is taught; None: it is not taught."""
+        return self.depth.stride if self.depth_loss_weight > 0 else None
+
+    @property
     def half_stage(self) -> int | None:
         """Which of the backbone's maps is the first at half resolution, if one is."""
         strides = self.backbone.total_strides
@@ -161,14 +166,16 @@ class CameraStudent(Student):
         self.neck = BEVNeck(config.backbone)
         self.head = CenterHead(config.head)
 
-    def forward(self, seen: CameraInput) -> StudentOutput:
+    def forward(self, seen: SensorInput) -> StudentOutput:
         """See :class:`Student`."""
-        lifted = self.depth(self.image(seen.images), seen.geometry)
-        steps = [self.lift(lifted, seen.geometry)]
+        assert seen.cameras is not None, "its reader reads images"
+        geometry = seen.cameras.geometry
+        lifted = self.depth(self.image(seen.cameras.images), geometry)
+        steps = [self.lift(lifted, geometry)]
         with torch.set_grad_enabled(self.config.past_grad and torch.is_grad_enabled()):
-            for past in seen.past:
+            for past in seen.cameras.past:
                 # The depth network is told the key frame's calibration, as BEVDepth does.
-                earlier = self.depth(self.image(past.images), seen.geometry)
+                earlier = self.depth(self.image(past.images), geometry)
                 steps.append(self.lift(earlier, past.geometry))
         low = torch.cat(steps, dim=1)
         # BEVDepth leaves half precision before its BEV backbone.
@@ -186,13 +193,14 @@ class CameraStudent(Student):
         return center_loss(output.maps.center, boxes, self.config.grid, self.config.loss)
 
     def auxiliary_terms(
-        self, output: StudentOutput, seen: CameraInput, _boxes: BoxBatch
+        self, output: StudentOutput, seen: SensorInput, _boxes: BoxBatch
     ) -> dict[str, Tensor]:
         """See :class:`Student`."""
-        if seen.depth is None or output.depth_logit is None:
+        assert seen.cameras is not None, "its reader reads images"
+        if seen.cameras.depth is None or output.depth_logit is None:
             return {}
         # The reader has already pooled to the features' stride.
-        bins = depth_target(seen.depth, 1, self.config.depth.bins)
+        bins = depth_target(seen.cameras.depth, 1, self.config.depth.bins)
         return {"depth": self.config.depth_loss_weight * depth_loss(output.depth_logit, bins)}
 
     def detections(self, output: StudentOutput) -> list[Detections]:

@@ -11,10 +11,7 @@ from nets.center_head import CenterHeadConfig
 from runs.errors import ConfigError
 from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig
-from student_train.students.bev_input import BEVReader
 from student_train.students.camera import CameraStudent, CameraStudentConfig
-from student_train.students.camera_input import CameraReader
-from student_train.students.past_input import PastReader
 from student_train.students.simulated import SimulatedStudent, SimulatedStudentConfig
 from student_train.students.stereo import StereoStudent, StereoStudentConfig
 from student_train.students.stereo_input import StereoReader
@@ -87,22 +84,16 @@ def build_reader(
     """
     if isinstance(config, SimulatedStudentConfig):
         _check_size(config, image_augment)
-    if isinstance(config, BEVStudentConfig | SimulatedStudentConfig):
-        sensors = SensorReader(
-            kind=config.kind,
-            cameras=cameras,
-            image_augment=image_augment,
-            depth_stride=config.depth_stride,
-        )
-        return BEVReader(sensors)
-    with_depth = config.depth_loss_weight > 0
     if isinstance(config, StereoStudentConfig):
+        with_depth = config.depth_loss_weight > 0
         return StereoReader(config.image_size, config.image_scale, with_depth=with_depth)
-    assert image_augment is not None, "the run's config asks for it"
-    stride = config.depth.stride if with_depth else None
-    if config.past:
-        return PastReader(cameras, image_augment, stride, config.past)
-    return CameraReader(cameras, image_augment, stride)
+    return SensorReader(
+        kind=sees(config),
+        cameras=cameras,
+        image_augment=image_augment,
+        depth_stride=config.depth_stride,
+        past=config.past if isinstance(config, CameraStudentConfig) else (),
+    )
 
 
 def _check_size(config: SimulatedStudentConfig, image_augment: ImageAugmentConfig | None) -> None:

@@ -81,6 +81,10 @@ class StereoReader(Reader):
     ) -> None:
         self.image_size, self.image_scale, self.with_depth = image_size, image_scale, with_depth
 
+    def among(self, _frames: Sequence[Frame]) -> "StereoReader":
+        """See :class:`Reader`; it reads no past."""
+        return self
+
     def check(self, frames: Sequence[Frame], *, training: bool) -> None:
         """See :class:`Reader`."""
         for frame in frames:

@@ -27,7 +27,7 @@ from student_train.data import (
     StudentExample,
 )
 from tests.command import succeed
-from tests.student_train.seen import seen
+from tests.student_train.seen import images, seen
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import student_run, write_student_toml
 from tests.web_server import served
@@ -163,9 +163,8 @@ def test_boxes_targets_and_geometry_share_one_augmentation(
 
 def test_testing_augments_nothing(run: StudentRun, frames: list[Frame]):
     identity = BevAugment.identity()
-    first, second = (run.reader.read(frames[0], identity, None) for _ in range(2))
+    first, second = (images(run.reader.read(frames[0], identity, None)) for _ in range(2))
     assert same(first, second)
-    assert isinstance(first, CameraInput)
     assert first.geometry.augmented_from_ego[0].equal(torch.eye(4))
     # 48 x 132 to 32 x 88: the whole image, two thirds as large; pixel centres stay centres.
     expected = torch.tensor([[2 / 3, 0, -1 / 6], [0, 2 / 3, -1 / 6], [0, 0, 1]])

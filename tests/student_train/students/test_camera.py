@@ -16,6 +16,7 @@ from nets.depth_net import CameraGate
 from store.schema import Target
 from student_train.config import StudentRun
 from student_train.students.camera import CameraStudent, CameraStudentConfig
+from tests.student_train.seen import alone, images
 
 
 def camera_config(run: StudentRun) -> CameraStudentConfig:
@@ -25,9 +26,7 @@ def camera_config(run: StudentRun) -> CameraStudentConfig:
 
 @pytest.fixture
 def cameras(run: StudentRun, frames: list[Frame]) -> CameraInput:
-    found = run.reader.read(frames[0], BevAugment.identity(), None)
-    assert isinstance(found, CameraInput)
-    return found
+    return images(run.reader.read(frames[0], BevAugment.identity(), None))
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def blind_to_calibration(student: CameraStudent) -> CameraStudent:
 
 def low(student: CameraStudent, cameras: CameraInput, geometry: CameraGeometry) -> Tensor:
     with torch.inference_mode():
-        return student(replace(cameras, geometry=geometry)).maps.features[Target.BEV_LOW]  # type: ignore[no-any-return]
+        return student(alone(replace(cameras, geometry=geometry))).maps.features[Target.BEV_LOW]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -89,14 +88,14 @@ def test_a_quarter_turn_of_the_bev_frame_turns_the_low_map(
 def test_it_knows_its_calibration(student: CameraStudent, cameras: CameraInput):
     geometry = replace(cameras.geometry, image_from_cam=cameras.geometry.image_from_cam * 1.1)
     with torch.inference_mode():
-        a = student(cameras).depth_logit
-        b = student(replace(cameras, geometry=geometry)).depth_logit
+        a = student(alone(cameras)).depth_logit
+        b = student(alone(replace(cameras, geometry=geometry))).depth_logit
     assert not torch.allclose(a, b, atol=1e-5)
 
 
 def test_shapes_and_gradients(run: StudentRun, cameras: CameraInput):
     student = CameraStudent(camera_config(run))
-    output = student(cameras)
+    output = student(alone(cameras))
     assert output.maps.features[Target.BEV_LOW].shape == (1, 6, 16, 16)
     assert output.maps.features[Target.BEV_HIGH].shape == (1, 8, 16, 16)
     assert output.maps.center.heatmap_logit.shape == (1, 10, 16, 16)

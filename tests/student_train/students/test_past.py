@@ -24,7 +24,7 @@ from student_train.config import StudentRun
 from student_train.data import StudentDataset
 from student_train.detector import StudentDetector
 from student_train.students.camera import CameraStudent, CameraStudentConfig
-from student_train.students.past_input import reader_among
+from tests.student_train.seen import alone, images
 from tests.tiny import write_past_student_toml
 
 TURN = BevAugment.compose(yaw=0.2, flip_y=True)
@@ -47,9 +47,7 @@ def config_of(run: StudentRun) -> CameraStudentConfig:
 
 def seen(run: StudentRun, frames: list[Frame], index: int, seed: int | None = None) -> CameraInput:
     rng = None if seed is None else np.random.default_rng(seed)
-    found = reader_among(run.reader, frames).read(frames[index], TURN, rng)
-    assert isinstance(found, CameraInput)
-    return found
+    return images(run.reader.among(frames).read(frames[index], TURN, rng))
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -61,16 +59,15 @@ def test_each_time_step_is_its_own_frame_under_one_draw_a_camera(
         assert step.depth is None
         # The frame by itself, under the same draws.
         rng = None if seed is None else np.random.default_rng(seed)
-        alone = run.reader.read(replace(own, prev=""), TURN, rng)
-        assert isinstance(alone, CameraInput)
-        assert step.images.equal(alone.images)
+        by_itself = images(run.reader.read(replace(own, prev=""), TURN, rng))
+        assert step.images.equal(by_itself.images)
         assert not step.images.equal(steps.images)
         drawn = steps.geometry.augmented_from_image
         assert step.geometry.augmented_from_image.equal(drawn)
         assert drawn[:, 0].equal(drawn[:, 1]) == (seed is None)
         assert step.geometry.augmented_from_ego.equal(TURN.matrix4[None])
         move = frames[2].global_from_ego.inverse() @ own.global_from_ego
-        poses = torch.from_numpy(move.matrix).float() @ alone.geometry.ego_from_cam
+        poses = torch.from_numpy(move.matrix).float() @ by_itself.geometry.ego_from_cam
         assert torch.allclose(step.geometry.ego_from_cam, poses, atol=1e-4)
         assert not torch.allclose(poses, steps.geometry.ego_from_cam, atol=1e-2)
     assert (steps.depth is None) == (seed is None)
@@ -92,16 +89,14 @@ def test_a_batch_stacks_time_steps(run: StudentRun, frames: list[Frame]):
 
 def test_the_data_set_finds_the_past_among_its_own_frames(run: StudentRun, frames: list[Frame]):
     whole, cut = (StudentDataset(f, run, None, ()) for f in (frames, frames[2:]))
-    there, gone = whole[2, 0].seen, cut[0, 0].seen
-    assert isinstance(there, CameraInput)
-    assert isinstance(gone, CameraInput)
+    there, gone = images(whole[2, 0].seen), images(cut[0, 0].seen)
     assert there.images.equal(gone.images)
     assert gone.past[0].images.equal(gone.images)
     assert not there.past[0].images.equal(there.images)
 
 
 def low_gradient(student: CameraStudent, steps: CameraInput, channels: slice) -> Tensor | None:
-    low = student(steps).maps.features[Target.BEV_LOW]
+    low = student(alone(steps)).maps.features[Target.BEV_LOW]
     weight = student.depth.context.weight
     (gradient,) = torch.autograd.grad(low[:, channels].sum(), weight, allow_unused=True)
     return gradient
@@ -122,7 +117,7 @@ def test_the_past_has_gradient_if_it_is_asked_for(
 
 def test_its_maps(run: StudentRun, frames: list[Frame]):
     student = CameraStudent(config_of(run))
-    output = student(seen(run, frames, 2))
+    output = student(alone(seen(run, frames, 2)))
     shapes = {target: map_.shape[1:] for target, map_ in output.maps.features.items()}
     assert shapes == {
         Target.BEV_LOW: (18, 16, 16),
@@ -134,7 +129,7 @@ def test_its_maps(run: StudentRun, frames: list[Frame]):
     low = output.maps.features[Target.BEV_LOW]
     assert not torch.allclose(low[:, :6], low[:, 6:12])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = student(seen(run, frames, 2)).maps.features
+        half = student(alone(seen(run, frames, 2))).maps.features
     assert half[Target.BEV_HIGH].dtype == half[Target.STAGE_1].dtype == torch.float32
 
 
@@ -150,7 +145,7 @@ def test_the_depth_network_is_told_the_key_frames_calibration(
 
     monkeypatch.setattr(DepthNet, "forward", noting)
     steps = seen(run, frames, 2)
-    CameraStudent(config_of(run))(steps)
+    CameraStudent(config_of(run))(alone(steps))
     assert [geometry is steps.geometry for geometry in told] == [True] * 3
 
 
