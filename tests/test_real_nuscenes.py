@@ -14,11 +14,11 @@ from PIL import Image
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch
-from frames.cell_masks import foreground_cells
+from frames.cell_masks import RandomMask, foreground_cells
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.grid import BEVGrid
-from frames.heatmap import on_grid
+from frames.heatmap import CENTER_HEAD, on_grid
 from frames.loading import load_points
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
@@ -128,7 +128,9 @@ def check_store(store: Path, frame: Frame) -> None:
     assert len(row.gt) == 65
     assert row.gt.values.equal(frame.boxes.values)
     assert row.gt.labels.equal(frame.boxes.labels)
-    cells = foreground_cells(frame.boxes, GRID)
+    # Without --methods also the random cells that STXD reads.
+    masks = (CENTER_HEAD, RandomMask(count=512))
+    cells = foreground_cells(frame.boxes, GRID, masks, frame.token)
     assert row.arrays["cells/index"].tolist() == cells.tolist()
     assert row.arrays["cells/bev_high"].shape == (len(cells), 512)
     assert row.arrays["cells/heatmap_logit"].shape == (len(cells), 10)

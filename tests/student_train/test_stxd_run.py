@@ -136,9 +136,7 @@ def test_a_store_without_the_rows_is_refused(world: Path, tmp_path: Path):
     assert "has no bev_high at cells" in said
 
 
-@pytest.mark.parametrize(
-    ("name", "wide"), [("stxd_student", 512), ("gain_labeldistill_student", 64)]
-)
+@pytest.mark.parametrize(("name", "wide"), [("stxd_student", 512), ("gain_history_student", 64)])
 def test_the_configs_students_take_the_method(name: str, wide: int):
     run = load_config(CONFIGS / f"{name}.toml", StudentRun)
     assert isinstance(run.student, CameraStudentConfig)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frames.world.config import WorldConfig
@@ -99,6 +99,7 @@ def test_windows_lose_no_hit(seed: int, sensor: Sensor):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
+@example(5070968)  # a ray cuts an edge off
 def test_cast_agrees_with_marching_along_the_rays(seed: int):
     rng = np.random.default_rng(seed)
     shapes = [np.concatenate([rng.uniform(-1, 1, 3), rng.uniform(0.5, 2, 3)])[None] for _ in "abc"]
@@ -111,17 +112,18 @@ def test_cast_agrees_with_marching_along_the_rays(seed: int):
     for part, depth, ray in zip(
         hits.part[rows, cols], hits.depth[rows, cols], LIDAR.directions[rows, cols], strict=True
     ):
-        # A little before the hit lies outside every box, a little behind it inside the one hit.
+        # A little before the hit lies outside every box; a little behind it lies inside the one
+        # hit, or as little beyond it where the ray cuts an edge.
         inside = [
             (
                 np.abs(
                     (ray * (depth + step) - placement.translation) @ placement.rotation[k]
                     - solids.centre[k]
                 )[k]
-                <= solids.half[k]
+                <= solids.half[k] + max(step, 0)
             ).all()
             for step in (-2e-4, 2e-4)
             for k in range(3)
         ]
         assert not any(inside[:3])
-        assert inside[3 + part] or hits.cosine[rows, cols].min() < 0.05
+        assert inside[3 + part]
