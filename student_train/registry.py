@@ -13,6 +13,7 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
         "unidistill": "student_train.methods.unidistill:UniDistill",
         "stxd": "student_train.methods.stxd:Stxd",
         "simdistill": "student_train.methods.simdistill:SimDistill",
+        "tigbev": "student_train.methods.tigbev:TigBev",
     },
     "anchor": {
         "xgd": "student_train.methods.stereodistill:Xgd",
