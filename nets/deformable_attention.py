@@ -32,6 +32,18 @@ class CompensationConfig(BaseModel):
     points: PositiveInt = 10
     corner_reference: bool = False
 
+    def check(self, channels: int) -> None:
+        """Refuse a map of so many channels if they cannot be split.
+
+        Raises:
+            ValueError: They cannot.
+        """
+        if channels % 2 or channels % self.heads:
+            raise ValueError(
+                f"{channels} channels cannot be split over {self.heads} heads and two position "
+                "embeddings: expected an even multiple of the heads"
+            )
+
 
 class GeometryCompensation(nn.Module):
     """The map, and what deformable attention adds to it.
@@ -47,11 +59,7 @@ class GeometryCompensation(nn.Module):
 
     def __init__(self, config: CompensationConfig, channels: int, shape: tuple[int, int]) -> None:
         super().__init__()
-        if channels % 2 or channels % config.heads:
-            raise ValueError(
-                f"{channels} channels cannot be split over {config.heads} heads and two position "
-                "embeddings: expected an even multiple of the heads"
-            )
+        config.check(channels)
         self.config, self.shape = config, shape
         heads, points = config.heads, config.points
         self.value = nn.Linear(channels, channels)

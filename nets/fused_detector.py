@@ -71,6 +71,12 @@ class FusedDetectorConfig(BaseModel):
                 ),
             }
         )
+        total = self.decoder.total_stride
+        if any(size % total for size in self.grid.shape):
+            raise ValueError(
+                f"grid.shape {self.grid.shape} is no multiple of the decoder's stride {total}: "
+                "change grid or decoder.strides"
+            )
         return self
 
     @property

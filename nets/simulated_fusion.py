@@ -49,6 +49,10 @@ class SimulatedFusionConfig(FusedDetectorConfig):
             raise ValueError(
                 f"image_size {self.image_size} is no multiple of image.stride {self.image.stride}"
             )
+        if self.in_image:
+            self.in_image.check(self.image.out_channels)
+        if self.in_bev:
+            self.in_bev.check(self.lift.out_channels)
         return self
 
     @property

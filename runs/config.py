@@ -80,8 +80,8 @@ def _known_keys(model: type[BaseModel], parents: list[str]) -> set[str]:
     """Fields of the model found by following the parents through nested models."""
     candidates = [model]
     for part in parents:
-        # A union's tag is part of the location but no field: the candidates stay.
-        candidates = _deeper(candidates, part) or candidates
+        # A union's tag is part of the location but no field: those that have it stay.
+        candidates = _deeper(candidates, part) or _tagged(candidates, part) or candidates
     return {name for candidate in candidates for name in candidate.model_fields}
 
 
@@ -103,6 +103,14 @@ def _deeper(candidates: list[type[BaseModel]], part: str) -> list[type[BaseModel
         for candidate in candidates
         if part in candidate.model_fields
         for nested in _models_in(candidate.model_fields[part].annotation)
+    ]
+
+
+def _tagged(candidates: list[type[BaseModel]], tag: str) -> list[type[BaseModel]]:
+    return [
+        candidate
+        for candidate in candidates
+        if any(field.default == tag for field in candidate.model_fields.values())
     ]
 
 

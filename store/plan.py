@@ -255,17 +255,27 @@ def _check_told(shapes: TeacherShapes) -> None:
 def unmet(
     needs: Iterable[Need], arrays: Sequence[ArraySpec], masks: Sequence[CellMask]
 ) -> list[str]:
-    """The needs that the arrays do not serve, as ``bev_high at cells``.
+    """The needs that the arrays do not serve, as ``bev_high at cells``; whose cells, if others are.
 
     A whole map serves a need at any places but boxes; values at cells also need the cell index,
     with the cells of the method's mask among them.
     """
 
-    def served(need: Need) -> bool:
-        has_mask = need.places not in MASKED_PLACES or need.mask in masks
-        return has_mask and bool(arrays_read([need], arrays))
+    def lacking(need: Need) -> str | None:
+        if not arrays_read([need], arrays):
+            return str(need)
+        if need.places not in MASKED_PLACES or need.mask in masks:
+            return None
+        held = "; ".join(_told(mask) for mask in masks) or "none"
+        return f"{need} ({_told(need.mask)}; it holds those of: {held})"
 
-    return sorted({str(need) for need in needs if not served(need)})
+    return sorted({text for need in needs if (text := lacking(need))})
+
+
+def _told(mask: CellMask) -> str:
+    """A mask as ``random count=512``; what an anchor mask's anchors are is not spelt out."""
+    values = mask.model_dump(exclude={"kind", "anchors"})
+    return " ".join([mask.kind, *(f"{name}={value}" for name, value in values.items())])
 
 
 def arrays_read(needs: Iterable[Need], arrays: Sequence[ArraySpec]) -> frozenset[str]:

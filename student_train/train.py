@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from frames.dataset import read_frames
+from frames.frame import Frame
+from frames.labelled import labelled_frames
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.errors import ConfigError
 from runs.fit import Training, fit, seed_run
@@ -137,11 +139,12 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
     return {name: run.method_types[name](config, context) for name, config in configs.items()}
 
 
-def check_labels(run: StudentRun, cache: Cache | None) -> None:
-    """Refuse frames without labels that would teach nothing.
+def check_labels(run: StudentRun, frames: Sequence[Frame], cache: Cache | None) -> None:
+    """Refuse frames without labels that would teach nothing, and a detection loss without any.
 
     Raises:
         ConfigError: Pseudo labels without a cache; or neither a cache nor depth.
+        DataError: Labels alone are detected against, and no frame has any.
     """
     if run.unlabelled == "pseudo_labels" and cache is None:
         raise ConfigError(
@@ -153,6 +156,8 @@ def check_labels(run: StudentRun, cache: Cache | None) -> None:
             f"data.labelled = {run.data.labelled}: without a method and without depth supervision "
             'the other frames teach nothing; set unlabelled = "leave_out"'
         )
+    if run.unlabelled != "pseudo_labels":
+        labelled_frames(frames)
 
 
 def _told_tasks(config: Mapping[str, Any]) -> Tasks | None:
@@ -175,7 +180,8 @@ def train_student(
 
     Raises:
         CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
-        DataError: A frame lacks a camera, or a frame is not in the cache.
+        DataError: A frame lacks a camera, a frame or its past is not in the cache, or no frame is
+            labelled.
         ConfigError: A method cannot compare this student with this teacher, or reads whole maps
             that cannot be carried into the student's augmented frames; or frames without labels
             teach nothing.
@@ -189,7 +195,7 @@ def train_student(
         return path
     frames = read_frames(run.data)
     run.reader.check(frames, training=True)
-    check_labels(run, cache)
+    check_labels(run, frames, cache)
     needs = needs_of(run)
     if cache is not None:
         require_match(
@@ -204,8 +210,8 @@ def train_student(
         require_flips(needs, run.bev_augment, run.student.grid, cache.views)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
-    claim_folder(out_dir, run, resume=resume, notes=read)
     data = StudentDataset(frames, run, cache, needs)
+    claim_folder(out_dir, run, resume=resume, notes=read)
     name = f"{run.name} · {run.method}"
     fit(training, data, out_dir, resume=resume, device=device, name=name)
     save_checkpoint(path, "student", config, training.network, {"frames": len(frames), **read})

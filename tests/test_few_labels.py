@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from frames.dataset import read_frames
+from frames.errors import DataError
 from frames.frame import Frame
 from frames.nuscenes import NuScenesConfig
 from runs.checkpoint import load_checkpoint
@@ -222,6 +223,12 @@ def test_what_cannot_work_is_refused(world: Path, kitti_world: Path, tmp_path: P
         StudentRun.model_validate(run.model_dump(mode="json") | {"unlabelled": "leave_out"})
     with pytest.raises(ConfigError, match='teach nothing; set unlabelled = "leave_out"'):
         train_student(few(run), None, tmp_path / "out", resume=False, device="cpu")
+    for unlabelled in ("distil", "leave_out"):
+        other = few(student_run(tmp_path, world, depth=1.0), unlabelled=unlabelled)
+        none = other.model_copy(update={"data": other.data.model_copy(update={"labelled": 1e-9})})
+        with pytest.raises(DataError, match="none of 3 frames is labelled"):
+            train_student(none, None, tmp_path / "out", resume=False, device="cpu")
+    assert not (tmp_path / "out").exists()
     liga = write_liga_toml(tmp_path, kitti_world)
     liga.write_text(liga.read_text().replace("[data]\n", "[data]\nlabelled = 0.5\n"))
     assert command("train-student", liga, "--out", tmp_path / "x", "--print-config")[0] == 0

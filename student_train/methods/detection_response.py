@@ -145,8 +145,10 @@ def pair_up(
 
 
 def _best(found: DetectionTargets, top: int) -> DetectionTargets:
-    """The first ones, without gradient."""
+    """The first ones, without gradient; padding where no frame has any."""
     values = (found.box, found.score, found.probability, found.object, found.iou, found.valid)
+    if not found.valid.shape[1]:
+        return DetectionTargets(*(v.new_zeros(len(v), 1, *v.shape[2:]) for v in values))
     return DetectionTargets(*(value.detach()[:, :top] for value in values))
 
 

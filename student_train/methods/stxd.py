@@ -210,7 +210,7 @@ class Stxd(Method):
             if "cd" in config.terms:
                 terms["cd"] = self._correlation(own, theirs, rows)
             if "td" in config.terms:
-                terms["td"] = self._temporal(own, theirs, rows, targets)
+                terms["td"], figures["reached"] = self._temporal(own, theirs, rows, targets)
             if "rd" in config.terms:
                 assert targets.detections is not None, "the loader gives them to a need for them"
                 terms["rd"], figures["quality"] = response_loss(
@@ -253,16 +253,17 @@ class Stxd(Method):
         theirs: Float[Tensor, "b k d"],
         rows: Bool[Tensor, "b k"],
         targets: TeacherTargets,
-    ) -> Float[Tensor, ""]:
-        form, steps = self.config.temporal, []
-        for offset in self.config.past:
-            past = targets.past[offset]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """TD, and the share of past frames that lie in their scene."""
+        form, steps, reached = self.config.temporal, [], []
+        for past in (targets.past[offset] for offset in self.config.past):
             assert past.reached is not None, "the loader says it of past rows"
             step = temporal_loss((own, theirs, self._theirs(past)), (rows, self._rows(past)), form)
             counts = past.reached if form.scene_start == "mask" else torch.ones_like(past.reached)
             steps.append(torch.where(counts, step, 0.0).mean())
+            reached.append(past.reached.float().mean())
         total = torch.stack(steps)
-        return total.sum() if form.steps == "sum" else total.mean()
+        return total.sum() if form.steps == "sum" else total.mean(), torch.stack(reached).mean()
 
 
 def projector(kind: str, in_channels: int, out_channels: int) -> nn.Module:
@@ -322,8 +323,7 @@ def temporal_loss(
     Returns:
         KL divergence of each frame; 0 without rows.
     """
-    student, teacher, past = features
-    now, then = rows
+    (student, teacher, past), (now, then) = features, rows
     pairs = now[:, :, None] & then[:, None]
     own = _log_relation(student, past.detach(), pairs, form)
     theirs = _log_relation(teacher.detach(), past.detach(), pairs, form)

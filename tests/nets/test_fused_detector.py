@@ -148,6 +148,24 @@ def test_images_of_another_size_are_refused_early(world: Path, tmp_path: Path):
         student_config(run, shared_lift=True, compensated="lidar")
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"in_image": {"heads": 3}}, "8 channels cannot be split over 3 heads"),
+        ({"in_bev": {"heads": 5}}, "8 channels cannot be split over 5 heads"),
+        ({"decoder": {"strides": (3, 1)}}, r"grid.shape \(16, 16\) is no multiple of the decoder"),
+    ],
+)
+def test_parts_that_cannot_be_built_are_refused_with_the_config(
+    world: Path, tmp_path: Path, table: dict[str, dict[str, object]], message: str
+):
+    run = student_run(tmp_path, world)
+    given = run.student.model_dump()
+    changes = {name: given[name] | values for name, values in table.items()}
+    with pytest.raises(ValueError, match=message):
+        student_config(run, **changes)
+
+
 def test_parameters_at_the_papers_size():
     """As specified: fusers 774 656 and 369 152, compensation 193 264 and 51 840 and positions."""
     teacher = load_config(CONFIGS / "simdistill_teacher.toml", TeacherRun)

@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from runs.config import load_config
 from runs.errors import ConfigError
@@ -69,3 +70,24 @@ def test_paths_reach_tables_of_tables(tmp_path: Path):
     path = write(tmp_path, "[outer.fit]\nsteps = 2\n")
     config = load_config(path, Nested, outer__root=Path("here"), outer__fit__steps=Path("3"))
     assert (config.outer.root, config.outer.fit.steps) == ("here", 3)
+
+
+def test_an_unknown_key_of_one_of_several_is_held_against_that_one(tmp_path: Path):
+    """A key of another member of the union is not what was meant."""
+
+    class Cameras(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        network: Literal["cameras"] = "cameras"
+        past: int = 0
+
+    class Points(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        network: Literal["points"] = "points"
+        sweeps: int = 0
+
+    class Either(BaseModel):
+        student: Annotated[Cameras | Points, Field(discriminator="network")]
+
+    path = write(tmp_path, '[student]\nnetwork = "points"\npast = 1\n')
+    with pytest.raises(ConfigError, match=r"student\.past: unknown .*here: network, sweeps\)"):
+        load_config(path, Either)

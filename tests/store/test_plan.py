@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from frames.cell_masks import RandomMask
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
 from store.choices import Coverage
@@ -177,6 +178,17 @@ def test_a_teacher_without_maps_says_so():
     )
     with pytest.raises(PlanError, match=r"reads bev_high, which .* it gives \['anchor_logit'\]"):
         plan_arrays([CELLS], Coverage.FOREGROUND, shapes)
+
+
+def test_cells_of_another_mask_are_named():
+    """Else the array would be said to be missing that is there."""
+    need = replace(CELLS, mask=RandomMask(count=9))
+    specs = plan_arrays([CELLS], Coverage.FOREGROUND, SHAPES)
+    (found,) = unmet([need, CELLS], specs, [CENTER_HEAD, RandomMask(count=8)])
+    assert found == (
+        "bev_high at cells (random count=9; it holds those of: gaussian min_overlap=0.1 "
+        "min_radius=2; random count=8)"
+    )
 
 
 def test_a_past_frame_adds_no_array():

@@ -44,7 +44,7 @@ def found_of(boxes: Tensor, owners: list[int], ious: list[float]) -> DetectionTa
         box=boxes[None],
         score=torch.linspace(0.9, 0.2, count)[None],
         probability=torch.rand(1, count, 10, generator=rng) * 0.9 + 0.05,
-        object=torch.tensor([owners]),
+        object=torch.tensor([owners], dtype=torch.int64),
         iou=torch.tensor([ious]),
         valid=torch.ones(1, count, dtype=torch.bool),
     )
@@ -239,3 +239,12 @@ def test_rd_is_the_printed_sum(seed: int, gamma: float, top: int, count: int):
     )
     loss, _ = response_loss(head, found, truth, GRID, form)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("pairs", ["object", "cell", "hungarian"])
+def test_a_batch_without_detections_has_no_loss(pairs: str):
+    found = found_of(BOX.repeat(0, 1), [], [])
+    boxes = BoxBatch.pad([Boxes3D(BOX[None], torch.tensor([0]))])
+    form = ResponseForm.model_validate({"pairs": pairs})
+    loss, quality = response_loss(some_head(), found, boxes, GRID, form)
+    assert (loss.item(), quality.item()) == (0, 0)
