@@ -1,6 +1,6 @@
 """What ``benchmarks/gains.py`` compares: parts, each a world, teachers, students and arms."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from student_train.config import StudentRun, Unlabelled
 
 LABEL_ENCODER = "label_encoder"
+# How many times an arm's steps the student has had that it starts from.
+START_LENGTH = 4
 ALL = 100  # percent
 
 
@@ -25,6 +27,7 @@ class Arm:
         labelled: Percent of the frames whose labels the student may see.
         teacher_labelled: The same of its teacher.
         unlabelled: What the student does with the others.
+        started: Whether it starts from the same student, trained without a method before.
     """
 
     method: str
@@ -36,6 +39,12 @@ class Arm:
     labelled: int = ALL
     teacher_labelled: int = ALL
     unlabelled: Unlabelled = "distil"
+    started: bool = False
+
+    @property
+    def start(self) -> str | None:
+        """Name of the run that it starts from; None: random weights."""
+        return f"{self.student}_start" if self.started else None
 
     @property
     def taught_by(self) -> str:
@@ -70,6 +79,13 @@ class Arm:
         document["data"] |= few_labels(self.labelled)
         own = {"method": self.method, "unlabelled": self.unlabelled}
         return StudentRun.model_validate(document | own)
+
+
+def made_first(arms: Iterable[Arm]) -> list[str]:
+    """Names of the runs that these arms need: teachers, then what students start from."""
+    arms = list(arms)
+    teachers = {arm.taught_by for arm in arms}
+    return [*sorted(teachers), *sorted({arm.start for arm in arms if arm.start})]
 
 
 def few_labels(percent: int) -> dict[str, float]:
@@ -143,12 +159,17 @@ def _unidistill(
     off = dict.fromkeys((set(_SHARES) - {only}) if only else (), _NOTHING)
     settings = {"path": f"{teacher}_to_{student}", **weights, **off}
     return Arm(
-        "unidistill", {"unidistill": settings}, f"{student}_student", f"{teacher}_teacher", student
+        method="unidistill",
+        settings={"unidistill": settings},
+        student=f"{student}_student",
+        teacher=f"{teacher}_teacher",
+        base=student,
+        started=student == "camera",
     )
 
 
 _UNIDISTILL = {
-    "camera": Arm("none", student="camera_student", base="camera"),
+    "camera": Arm("none", student="camera_student", base="camera", started=True),
     "lidar": Arm("none", student="lidar_student", base="lidar"),
     "lidar_to_camera": _unidistill("lidar", "camera"),
     "fusion_to_camera": _unidistill("fusion", "camera"),
@@ -164,7 +185,7 @@ _UNIDISTILL = {
 def _history(method: str, **settings: Mapping[str, Any]) -> Arm:
     label = settings.get("labeldistill", {}).get("label")
     embeds = "labeldistill" in method and label != _NOTHING
-    return Arm(method, settings, "history_student", embeds_labels=embeds)
+    return Arm(method, settings, "history_student", embeds_labels=embeds, started=True)
 
 
 def _labeldistill(*without: str) -> Arm:
@@ -172,7 +193,8 @@ def _labeldistill(*without: str) -> Arm:
 
 
 def _simdistill(method: str, **settings: Any) -> Arm:
-    return Arm(method, {"simdistill": settings}, "sim_student", "sim_teacher", "sim_none")
+    own = {"simdistill": settings}
+    return Arm(method, own, "sim_student", "sim_teacher", "sim_none", started=True)
 
 
 def _but(term: str) -> dict[str, Any]:

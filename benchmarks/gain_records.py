@@ -5,7 +5,7 @@ They outlive the machine that made them and are meant to be committed, so they h
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,12 @@ DIGITS = 6
 PLACES: dict[str, Any] = {"data": {"root"}, "methods": {"labeldistill": {"label_encoder"}}}
 
 
-def config_hash(run: BaseModel) -> str:
-    """sha256 of what a resolved run sets otherwise than its defaults, its places left out.
+def config_hash(runs: Sequence[BaseModel]) -> str:
+    """sha256 of what resolved runs set otherwise than their defaults, their places left out.
 
     So a field that is new and at its default changes nothing.
     """
-    values = run.model_dump(mode="json", exclude_defaults=True, exclude=PLACES)
+    values = [run.model_dump(mode="json", exclude_defaults=True, exclude=PLACES) for run in runs]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -44,19 +44,19 @@ class Records:
     folder: Path
     part: str
 
-    def write(self, run: Run, config: BaseModel, result: Result) -> None:
+    def write(self, run: Run, configs: Sequence[BaseModel], result: Result) -> None:
         """Write a run's record; an older one of that name is replaced.
 
         Args:
             run: Arm or teacher, and its seed.
-            config: As it was trained.
+            configs: As it was trained; then those of what it started from.
             result: Scores, figures, costs.
         """
         facts = {
             "part": self.part,
             "arm": run[0],
             "seed": run[1],
-            "config_sha256": config_hash(config),
+            "config_sha256": config_hash(configs),
             "commit": code_revision(),
             "machine": machine(),
             "date": datetime.now(UTC).date().isoformat(),
@@ -67,7 +67,7 @@ class Records:
         partial.write_text(json.dumps(facts | _rounded(result), indent=1) + "\n")
         partial.replace(path)
 
-    def has(self, run: Run, config: BaseModel) -> bool:
+    def has(self, run: Run, configs: Sequence[BaseModel]) -> bool:
         """Whether this very run is recorded.
 
         Raises:
@@ -76,7 +76,7 @@ class Records:
         path = self._path(run)
         if not path.is_file():
             return False
-        found, expected = json.loads(path.read_text())["config_sha256"], config_hash(config)
+        found, expected = json.loads(path.read_text())["config_sha256"], config_hash(configs)
         if found != expected:
             raise ConfigError(
                 f"{path} is of another config (sha256 {found[:12]}, now {expected[:12]}): remove "

@@ -4,13 +4,13 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.gain_costs import costs, time_teacher
-from benchmarks.gain_parts import LABEL_ENCODER, Arm, Part, few_labels
+from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, few_labels
 from benchmarks.gain_records import Records
 from benchmarks.gain_tables import Result, Run
 from commands import steps
@@ -22,7 +22,7 @@ from runs.config import load_config
 from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
-from student_train.train import train_student
+from student_train.train import CHECKPOINT_NAME, train_student
 from teacher_dump.config import TeacherRun
 from teacher_dump.label_config import LabelEncoderRun
 from teacher_dump.teachers import own_teacher
@@ -30,6 +30,45 @@ from teacher_dump.train import train_teacher
 from teacher_dump.train_labels import train_label_encoder
 
 VAL_SPLIT = "world_val"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A student to train, score and record, in a process of its own.
+
+    Attributes:
+        name: Arm and seed.
+        run: How it is trained.
+        folder: Of the run.
+        records: Where its record goes.
+        store: The cache that it reads.
+        start: The job whose student it starts from.
+    """
+
+    name: Run
+    run: StudentRun
+    folder: Path
+    records: Records
+    store: Path | None = None
+    start: "Job | None" = None
+
+    @property
+    def runs(self) -> list[StudentRun]:
+        """All that its weights come from."""
+        return [self.run, *(self.start.runs if self.start else [])]
+
+    def do(self) -> None:
+        """Do what is not done yet; a finished run is read back."""
+        cache = None if self.store is None else open_cache(self.store)
+        start = None
+        if self.start is not None:
+            start = load_checkpoint(self.start.folder / CHECKPOINT_NAME, "student")
+        path = train_student(self.run, cache, self.folder, resume=True, device="cpu", start=start)
+        result = _scored(path, self.run, self.folder)
+        result["costs"] = costs(self.run, self.store, self.folder)
+        if cache is not None:
+            result["teacher_sha256"] = cache.fingerprint.teacher.checkpoint_sha256
+        self.records.write(self.name, self.runs, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,45 +93,48 @@ class Comparison:
         """Train, score and record every arm with every seed that is not recorded.
 
         Args:
-            seeds: Of the students; teachers have one.
+            seeds: Of the students; teachers, and what students start from, have one.
             jobs: Runs at a time, one thread each.
 
         Raises:
             ConfigError: A record is of another config.
         """
-        runs = {name: self.student(arm) for name, arm in self.arms.items()}
-        every = {(name, seed): _seeded(runs[name], seed) for seed in seeds for name in self.arms}
-        todo = {run: config for run, config in every.items() if not self.records.has(run, config)}
+        every = [self._job(name, seed) for seed in seeds for name in self.arms]
+        todo = [job for job in every if not self.records.has(job.name, job.runs)]
         if not todo:
             return
-        left = {name: arm for name, arm in self.arms.items() if any(n == name for n, _ in todo)}
         world = load_world(self.configs / f"{self.part.world}_world.toml")
         make_world(world, self.out / "world", workers=jobs)
+        left = {name: self.arms[name] for name, _ in (job.name for job in todo)}.values()
+        taught = {arm.taught_by: arm for arm in left if arm.store}
+        starts = {job.start.name: job.start for job in todo if job.start}
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            teachers = {arm.taught_by: arm for arm in left.values() if arm.store}
-            _announce(
-                {
-                    (name, 0): pool.submit(_teach, self.teacher(arm), self.out / name, self.records)
-                    for name, arm in teachers.items()
-                }
-            )
-            if any(arm.embeds_labels for arm in left.values()):
+            teachers = {
+                (name, 0): pool.submit(_teach, self.teacher(arm), self.out / name, self.records)
+                for name, arm in taught.items()
+            }
+            _announce(teachers | _submit(pool, starts.values()))
+            if any(arm.embeds_labels for arm in left):
                 self._train_labels()
-            own = self.out / self.records.part
-            stores = {name: own / arm.store for name, arm in left.items() if arm.store}
-            for store in sorted(set(stores.values())):
+            for store in sorted({job.store for job in todo if job.store}):
                 self._dump(store)
-            _announce(
-                {
-                    (name, seed): pool.submit(
-                        _train_and_score,
-                        *(name, config, stores.get(name)),
-                        *(own / f"{name}-{seed}", self.records),
-                    )
-                    for (name, seed), config in todo.items()
-                }
-            )
+            _announce(_submit(pool, todo))
+
+    def _job(self, name: str, seed: int) -> Job:
+        arm, own = self.arms[name], self.out / self.records.part
+        start = None
+        if arm.start is not None:
+            run = self.start(arm)
+            start = Job((arm.start, 0), run, own / arm.start, self.records)
+        return Job(
+            (name, seed),
+            _with_fit(self.student(arm), seed=seed, threads=1),
+            own / f"{name}-{seed}",
+            self.records,
+            own / arm.store if arm.store else None,
+            start,
+        )
 
     def _toml(self, name: str) -> Path:
         return self.configs / f"{self.part.prefix}_{name}.toml"
@@ -101,6 +143,11 @@ class Comparison:
         """The run of an arm, whose seed is its TOML's."""
         root = self.out / "world"
         return arm.of(load_config(self._toml(arm.student), StudentRun, data__root=root), self.out)
+
+    def start(self, arm: Arm) -> StudentRun:
+        """The run of what it starts from: its student without a method, for longer."""
+        run = self.student(replace(arm, method="none", settings={}, embeds_labels=False))
+        return _with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
 
     def teacher(self, arm: Arm) -> TeacherRun:
         """The run of its teacher."""
@@ -135,9 +182,12 @@ def _announce(runs: Mapping[Run, Future[None]]) -> None:
         console.print(whose[done], "done")
 
 
-def _seeded(run: StudentRun, seed: int) -> StudentRun:
-    fit = run.fit.model_copy(update={"seed": seed, "threads": 1})
-    return run.model_copy(update={"fit": fit})
+def _submit(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> dict[Run, Future[None]]:
+    return {job.name: pool.submit(job.do) for job in jobs}
+
+
+def _with_fit(run: StudentRun, **changes: int) -> StudentRun:
+    return run.model_copy(update={"fit": run.fit.model_copy(update=changes)})
 
 
 def _with_all_methods(runs: Iterable[StudentRun]) -> StudentRun:
@@ -154,19 +204,7 @@ def _teach(run: TeacherRun, folder: Path, records: Records) -> None:
     """One teacher in its own process."""
     path = train_teacher(run, folder, resume=True, device="cpu")
     result = _scored(path, run, folder)
-    records.write((folder.name, 0), run, result | {"checkpoint_sha256": _digest(path)})
-
-
-def _train_and_score(
-    name: str, run: StudentRun, store: Path | None, folder: Path, records: Records
-) -> None:
-    """One run in its own process; a finished one is read back."""
-    cache = None if store is None else open_cache(store)
-    path = train_student(run, cache, folder, resume=True, device="cpu")
-    result = _scored(path, run, folder) | {"costs": costs(run, store, folder)}
-    if cache is not None:
-        result["teacher_sha256"] = cache.fingerprint.teacher.checkpoint_sha256
-    records.write((name, run.fit.seed), run, result)
+    records.write((folder.name, 0), [run], result | {"checkpoint_sha256": _digest(path)})
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.gain_parts import Arm
+from benchmarks.gain_parts import Arm, made_first
 from commands.tables import METRICS
 
 # Official AP from which on a class counts as found.
@@ -112,8 +112,7 @@ def _spread_table(
 ) -> Table:
     columns = _columns(figures)
     table = Table("arm", *columns, title=f"{title}: mean ± standard deviation over seeds")
-    teachers = sorted({arm.taught_by for arm in arms.values()})
-    for name in (*teachers, *arms):
+    for name in (*made_first(arms.values()), *arms):
         runs = [row for (own, _), row in figures.items() if own == name]
         if runs:
             table.add_row(name, *(_spread([row[column] for row in runs]) for column in columns))

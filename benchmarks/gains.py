@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.gain_parts import PARTS
+from benchmarks.gain_parts import PARTS, made_first
 from benchmarks.gain_pictures import draw_gains
 from benchmarks.gain_records import Records, origins
 from benchmarks.gain_runs import Comparison
@@ -56,8 +56,7 @@ def main(  # noqa: PLR0913 - the options of a command
     if not only_tables:
         comparison = Comparison(wanted, chosen, _given(out), configs, book)
         comparison.run([int(seed) for seed in seeds.split(",")], jobs)
-    teachers = sorted({arm.taught_by for arm in chosen.values()})
-    results = book.read([*teachers, *chosen])
+    results = book.read([*made_first(chosen.values()), *chosen])
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:
         raise typer.BadParameter(f"{place / part} holds no record of {', '.join(names)}")

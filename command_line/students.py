@@ -41,12 +41,17 @@ def train_student(
         Path | None,
         typer.Option(help="A label_encoder.pt: steps embed boxes, no cached label maps."),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A student.pt of the same network to begin with, not random weights."),
+    ] = None,
     data_root: DataRoot = None,
     resume: Resume = False,
     device: Device = "auto",
     print_config: PrintConfig = False,
 ) -> None:
     """Train a camera, stereo or LiDAR student; writes OUT/student.pt."""
+    from runs.checkpoint import load_checkpoint
     from store.reader import open_cache
     from student_train.config import StudentRun
     from student_train.train import train_student
@@ -67,7 +72,10 @@ def train_student(
             'a store, none reads none unless unlabelled = "pseudo_labels"'
         )
     cache = None if store is None else open_cache(store)
-    path = train_student(run, cache, out, resume=resume, device=find_device(device).type)
+    begun = None if start is None else load_checkpoint(start, "student")
+    path = train_student(
+        run, cache, out, resume=resume, device=find_device(device).type, start=begun
+    )
     console.print(f"wrote {path}")
 
 

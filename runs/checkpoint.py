@@ -122,4 +122,5 @@ def is_finished(path: Path, run: BaseModel, **notes: Any) -> bool:
         return False
     found = load_checkpoint(path)
     same = renewed(found.config, type(run)) == run.model_dump(mode="json")
-    return same and notes.items() <= found.notes.items()
+    # A note that an older release did not know is None.
+    return same and all(found.notes.get(key) == value for key, value in notes.items())

@@ -22,7 +22,7 @@ def claim_folder(
         folder: Of the run.
         run: Its config.
         resume: Whether it may have been begun.
-        notes: What else it belongs to: the hash of its cache.
+        notes: What else it belongs to, by digest: its cache, the student that it starts from.
 
     Raises:
         ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for.
@@ -34,11 +34,14 @@ def claim_folder(
                 f"{folder} holds a run already: continue it with --resume, or name another folder"
             )
         begun = renewed(json.loads(record.read_text()), type(run))
-        if begun.get("cache") != config.get("cache"):
-            raise ConfigError(
-                f"{folder} was begun with the cache of manifest {begun.get('cache')}, found "
-                f"{config.get('cache')}: give that --store, or name another folder"
-            )
+        for key in notes or {}:
+            # A note that an older release did not know is None.
+            then, now = begun.setdefault(key, None), config[key]
+            if then != now:
+                raise ConfigError(
+                    f"{folder} was begun with the {key} {then}, found {now}: give that one, or "
+                    "name another folder"
+                )
         if _without_place(begun) != _without_place(config):
             raise ConfigError(
                 f"{folder} was begun with another config ({record}): name another folder, or "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.labelled import labelled_frames
-from runs.checkpoint import is_finished, save_checkpoint
+from runs.checkpoint import Checkpoint, is_finished, save_checkpoint
 from runs.errors import ConfigError
 from runs.fit import Training, fit, seed_run
 from runs.folder import claim_folder
@@ -22,6 +22,7 @@ from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.methods.base import Method, MethodContext, Tasks
+from student_train.start import start_from
 from student_train.students.base import StudentOutput
 from student_train.students.camera import CameraStudentConfig
 from student_train.students.kinds import build_student, center_head, teaches_depth
@@ -174,9 +175,23 @@ def _grouped(tasks: Sequence[Sequence[str]]) -> Tasks:
 
 
 def train_student(
-    run: StudentRun, cache: Cache | None, out_dir: Path, *, resume: bool, device: str
+    run: StudentRun,
+    cache: Cache | None,
+    out_dir: Path,
+    *,
+    resume: bool,
+    device: str,
+    start: Checkpoint | None = None,
 ) -> Path:
     """Train, and write ``student.pt`` (the network only: adapters are not needed any more).
+
+    Args:
+        run: The run.
+        cache: What its methods read.
+        out_dir: Folder for the result.
+        resume: Whether to continue an interrupted run.
+        device: As Lightning names it.
+        start: A student of the same network, with whose weights to begin; None: random ones.
 
     Raises:
         CacheError: The cache does not fit the run (grid, classes, ground-truth filter, targets).
@@ -184,13 +199,16 @@ def train_student(
             labelled.
         ConfigError: A method cannot compare this student with this teacher, or reads whole maps
             that cannot be carried into the student's augmented frames; or frames without labels
-            teach nothing.
+            teach nothing; or ``start`` is another network.
 
     Returns:
         The checkpoint's path.
     """
     path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
-    read = {"cache": cache.manifest_hash if cache else None}
+    read = {
+        "cache": cache.manifest_hash if cache else None,
+        "start": start.sha256 if start else None,
+    }
     if resume and is_finished(path, run, **read):
         return path
     frames = read_frames(run.data)
@@ -210,6 +228,8 @@ def train_student(
         require_flips(needs, run.bev_augment, run.student.grid, cache.views)
     seed_run(run.fit.seed, run.fit.threads)
     training = StudentTraining(run, cache)
+    if start is not None:
+        start_from(training.network, run, start)
     data = StudentDataset(frames, run, cache, needs)
     claim_folder(out_dir, run, resume=resume, notes=read)
     name = f"{run.name} · {run.method}"

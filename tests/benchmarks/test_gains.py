@@ -11,6 +11,7 @@ from benchmarks.gain_parts import PARTS, Arm, Part
 from benchmarks.gain_records import Records, config_hash
 from benchmarks.gain_runs import Comparison
 from benchmarks.gains import main
+from runs.checkpoint import load_checkpoint
 from runs.errors import ConfigError
 from store.reader import open_cache
 from tests.commands.test_demo import WORLD
@@ -102,7 +103,15 @@ def test_one_student_and_one_cache_serve_all_methods(configs: Path, tmp_path: Pa
     main(out, part="methods", arms=arms, seeds="0", configs=configs)
     assert [path.name for path in (out / "methods").glob("store*") if path.is_dir()] == ["store"]
     files = {path.name for path in (out / "records" / "methods").glob("*.json")}
-    assert files == {"teacher-0.json", *(f"{name}-0.json" for name in arms.split(","))}
+    made = ["teacher", "history_student_start", *arms.split(",")]
+    assert files == {f"{name}-0.json" for name in made}
+    # All begin with the same student; the record is of its config, too.
+    begun = load_checkpoint(out / "methods" / "history_student_start" / "student.pt")
+    assert begun.config["fit"]["steps"] == 4 * 2
+    for name in arms.split(","):
+        assert load_checkpoint(out / "methods" / f"{name}-0" / "student.pt").notes["start"] == (
+            begun.sha256
+        )
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -117,7 +126,7 @@ def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
             taught = comparison.teacher(arm)
             assert taught.teacher.classes == run.student.classes
             assert taught.data.labelled == arm.teacher_labelled / 100
-        hashes.add((config_hash(run), arm.taught_by))
+        hashes.add((config_hash([run]), arm.taught_by))
     assert len(hashes) == len(part.arms)
     assert set(part.usual) <= set(part.arms)
     assert {arm.base for arm in part.arms.values()} <= set(part.arms)
