@@ -13,13 +13,15 @@ from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, Boxes3D
 
 
 class BevAugmentConfig(BaseModel):
-    """How far the BEV frame may be turned, scaled and mirrored (0 and (1, 1) switch it off).
+    """How far the BEV frame may be turned, scaled, mirrored and shifted (0, (1, 1): not at all).
 
     Attributes:
         rotation: Largest turn either way, radians.
         scale: Smallest and largest factor.
         flip_x: Probability that x changes its sign.
         flip_y: Probability that y changes its sign.
+        shift: Standard deviation of a shift along x and along y, metres; CenterPoint and UniDistill
+            have 0.5, along z too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +30,7 @@ class BevAugmentConfig(BaseModel):
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     flip_x: float = Field(0.0, ge=0, le=1)
     flip_y: float = Field(0.0, ge=0, le=1)
+    shift: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> "BevAugmentConfig":
@@ -36,16 +39,20 @@ class BevAugmentConfig(BaseModel):
         return self
 
     def draw(self, rng: np.random.Generator) -> "BevAugment":
-        """One random augmentation: flip @ scale @ rotation, as BEVDet and BEVDepth compose it."""
+        """One random augmentation: flip @ scale @ rotation, as BEVDet composes it, then a shift."""
         yaw = rng.uniform(-self.rotation, self.rotation)
         scale = rng.uniform(*self.scale)
         flip_x, flip_y = rng.random(2) < (self.flip_x, self.flip_y)
-        return BevAugment.compose(yaw=yaw, scale=scale, flip_x=bool(flip_x), flip_y=bool(flip_y))
+        # Where nothing is shifted nothing is drawn: what else follows of the generator stays.
+        x, y = rng.normal(0, self.shift, 2) if self.shift else (0.0, 0.0)
+        return BevAugment.compose(
+            yaw=yaw, scale=scale, flip_x=bool(flip_x), flip_y=bool(flip_y), shift=(x, y)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class BevAugment:
-    """A similarity of the ego frame about its origin: turn, mirror, scale (z scales too).
+    """A similarity of the ego frame: turn, scale (z scales too), mirror, shift in the plane.
 
     Attributes:
         matrix: ``augmented_from_ego`` on (x, y, 1); the scale of z is the matrix's own.
@@ -60,14 +67,20 @@ class BevAugment:
 
     @classmethod
     def compose(
-        cls, *, yaw: float = 0.0, scale: float = 1.0, flip_x: bool = False, flip_y: bool = False
+        cls,
+        *,
+        yaw: float = 0.0,
+        scale: float = 1.0,
+        flip_x: bool = False,
+        flip_y: bool = False,
+        shift: tuple[float, float] = (0.0, 0.0),
     ) -> "BevAugment":
-        """Turn by yaw (radians, counter-clockwise), then scale, then negate x and/or y."""
+        """Turn by yaw (radians, counter-clockwise), scale, negate x and/or y, shift (metres)."""
         cos, sin = math.cos(yaw), math.sin(yaw)
         turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
         mirror = torch.diag(torch.tensor([1.0 - 2 * flip_x, 1.0 - 2 * flip_y])).double()
         linear = (mirror @ (scale * turn)).float()
-        return cls(torch.cat([linear, torch.zeros(2, 1)], dim=1))
+        return cls(torch.cat([linear, torch.tensor(shift, dtype=torch.float32)[:, None]], dim=1))
 
     @property
     def is_identity(self) -> bool:

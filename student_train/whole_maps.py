@@ -40,11 +40,11 @@ def require_flips(
     if not whole or views > 1:
         return
     ways_out = 'or dump --views, or let the methods read places, such as at = "foreground"'
-    if augment.rotation or augment.scale != (1.0, 1.0):
+    if augment.rotation or augment.scale != (1.0, 1.0) or augment.shift:
         raise ConfigError(
             f"{', '.join(whole)}: whole maps can be carried into mirrored frames alone, but "
-            f"bev_augment turns by up to {augment.rotation} rad and scales by {augment.scale}: "
-            f"set only flip_x and flip_y, {ways_out}"
+            f"bev_augment turns by up to {augment.rotation} rad, scales by {augment.scale} and "
+            f"shifts by {augment.shift} m: set only flip_x and flip_y, {ways_out}"
         )
     for axis, chance, start, size in (
         ("x", augment.flip_x, grid.x_min, grid.shape[1]),

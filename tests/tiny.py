@@ -77,6 +77,7 @@ flip = 0.5
 [bev_augment]
 flip_x = 0.5
 flip_y = 0.5
+shift = 0.5
 rotation = 0.3
 scale = [0.95, 1.05]
 [student]

@@ -13,7 +13,7 @@ from tests.tiny import DECODE, GRID, TASKS, data_table, fit_table
 from tests.tiny_unidistill import IMAGE_AUGMENT, LIDAR
 
 FLIPS = "flip_x = 0.5\nflip_y = 0.5\n"
-TURNS = FLIPS + "rotation = 0.3\nscale = [0.95, 1.05]\n"
+TURNS = FLIPS + "rotation = 0.3\nscale = [0.95, 1.05]\nshift = 0.5\n"
 
 
 def shared_tables(role: str, depth: float) -> str:

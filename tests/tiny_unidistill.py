@@ -17,6 +17,7 @@ BEV_AUGMENT = """flip_x = 0.5
 flip_y = 0.5
 rotation = 0.3
 scale = [0.95, 1.05]
+shift = 0.5
 """
 LIDAR = """[{role}.lidar]
 kind = "pillar"

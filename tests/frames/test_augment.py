@@ -11,12 +11,13 @@ from frames.augment import BevAugment, BevAugmentConfig
 from frames.geometry import box_corners
 
 AUGMENT = st.builds(
-    lambda yaw, scale, flips: BevAugment.compose(
-        yaw=yaw, scale=scale, flip_x=flips[0], flip_y=flips[1]
+    lambda yaw, scale, flips, shift: BevAugment.compose(
+        yaw=yaw, scale=scale, flip_x=flips[0], flip_y=flips[1], shift=shift
     ),
     st.floats(-math.pi, math.pi),
     st.floats(0.5, 2.0),
     st.tuples(st.booleans(), st.booleans()),
+    st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
 )
 BOXES = torch.tensor(
     [
@@ -74,11 +75,25 @@ def test_flips_are_exact():
     torch.testing.assert_close(flipped[0, 6], torch.tensor(math.pi - 0.3))
 
 
-def test_it_turns_first_then_scales_then_mirrors():
+def test_it_turns_first_then_scales_then_mirrors_then_shifts():
     """(1, 0) turned by 90 degrees is (0, 1), doubled (0, 2), mirrored in y (0, -2)."""
-    augment = BevAugment.compose(yaw=math.pi / 2, scale=2.0, flip_y=True)
+    augment = BevAugment.compose(yaw=math.pi / 2, scale=2.0, flip_y=True, shift=(3.0, 0.5))
     found = augment.xy(torch.tensor([[1.0, 0.0]]))
-    torch.testing.assert_close(found, torch.tensor([[0.0, -2.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([[3.0, -1.5]]), atol=1e-6, rtol=0)
+
+
+def test_shifts_have_their_deviation_and_change_no_other_draw():
+    rngs = [np.random.default_rng(seed) for seed in range(400)]
+    shifted = [BevAugmentConfig(rotation=0.4, shift=0.5).draw(rng).matrix for rng in rngs]
+    still = [
+        BevAugmentConfig(rotation=0.4).draw(np.random.default_rng(seed)).matrix
+        for seed in range(400)
+    ]
+    assert all(torch.equal(a[:, :2], b[:, :2]) for a, b in zip(shifted, still, strict=True))
+    assert all(matrix[:, 2].eq(0).all() for matrix in still)
+    shifts = torch.stack([matrix[:, 2] for matrix in shifted])
+    assert shifts.std(0).tolist() == pytest.approx([0.5, 0.5], rel=0.1)
+    assert shifts.mean(0).abs().max() < 0.1
 
 
 def test_further_columns_of_points_stay():

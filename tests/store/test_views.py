@@ -30,7 +30,7 @@ from store.verify import verify
 from store.writer import StoreWriter
 from tests.store.building import build, fingerprint, row_values, tree
 
-RANGES = BevAugmentConfig(rotation=0.4, scale=(0.9, 1.1), flip_x=0.5, flip_y=0.5)
+RANGES = BevAugmentConfig(rotation=0.4, scale=(0.9, 1.1), flip_x=0.5, flip_y=0.5, shift=0.5)
 VIEWS = DrawnViews(views=3, ranges=RANGES, seed=5)
 
 

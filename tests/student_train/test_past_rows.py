@@ -61,7 +61,7 @@ A, B = scene("a", 4), scene("b", 2)
 def stored(path: Path, frames: Sequence[Frame], views: int = 1) -> Cache:
     augmentation: Augmentation = "canonical"
     if views > 1:
-        ranges = BevAugmentConfig(rotation=0.5)
+        ranges = BevAugmentConfig(rotation=0.5, shift=0.5)
         augmentation = DrawnViews(views=views, ranges=ranges, seed=1)
     made_for = Fingerprint(
         teacher=TEACHER.info.identity,

@@ -204,7 +204,7 @@ def test_released_forms_want_a_dump_of_their_own(folder: Path, world: Path, tmp_
     assert "bev_high at map, bev_low at map, box_code at cells (origin; it holds those of: " in said
     assert "heatmap_logit at cells (origin; " in said
     text = path.read_text()
-    for key in ("flip_x = 0.5\n", "rotation = 0.3\n", "scale = [0.95, 1.05]\n"):
+    for key in ("flip_x = 0.5\n", "shift = 0.5\n", "rotation = 0.3\n", "scale = [0.95, 1.05]\n"):
         text = text.replace(key, "")
     path.write_text(text)
     options = ("--methods", "unidistill", "--out", tmp_path / "store", *CPU)

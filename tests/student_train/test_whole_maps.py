@@ -57,7 +57,7 @@ def test_what_is_not_mirrored_is_refused():
         carried_map(MAP, Target.BEV_LOW, BevAugment.compose(yaw=0.1, flip_y=True))
 
 
-@pytest.mark.parametrize("augment", [{"rotation": 0.1}, {"scale": (0.9, 1.0)}])
+@pytest.mark.parametrize("augment", [{"rotation": 0.1}, {"scale": (0.9, 1.0)}, {"shift": 0.5}])
 def test_it_is_refused_before_anything_runs(augment: dict[str, object]):
     config = BevAugmentConfig.model_validate(augment)
     with pytest.raises(ConfigError, match=r"bev_low: whole maps .* or dump --views"):
