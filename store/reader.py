@@ -32,8 +32,9 @@ from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror
 from store.unsealed import UnsealedRows
 from store.values import RowDecoder, digest
 
-# How often a mirrored file may be gone between its fetch and its reading, or spoilt.
-EVICTIONS = 4
+# How often a mirrored file may be gone between its fetch and its reading, or spoilt: many readers
+# of a mirror that is too small, on a busy machine, evict each other's files again and again.
+EVICTIONS = 12
 # What is found of such a file.
 FAULTS = (DamagedStoreError, UnsafeStoreError, FileNotFoundError)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 
+import dask
 import torch
 from distributed import Client, LocalCluster, Worker
 
@@ -22,6 +23,12 @@ GPU = "GPU"
 # A batch system starts workers one after the other, and may start a lost one again.
 NO_WORKER_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+# On a machine of one's own a worker that is silent is busy: who died is seen by the process.
+_PATIENCE = {
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.comm.timeouts.connect": "5 minutes",
+    "distributed.comm.timeouts.tcp": "5 minutes",
+}
 _LOCALHOST = "127.0.0.1"
 _ANY_PORT = f"{_LOCALHOST}:0"
 
@@ -50,7 +57,11 @@ def local_workforce(workers: int, device: str) -> Iterator[Workforce]:
     process sees one of the machine's GPUs, in turn, and offers it as the resource ``GPU``.
     """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    with tempfile.TemporaryDirectory(prefix="bevcache-workers-") as folder, _scheduler() as cluster:
+    with (
+        dask.config.set(_PATIENCE),
+        tempfile.TemporaryDirectory(prefix="bevcache-workers-") as folder,
+        _scheduler() as cluster,
+    ):
         # Not forked: zarr's and torch's threads do not survive it.
         processes = [
             multiprocessing.get_context("spawn").Process(
@@ -122,6 +133,7 @@ def _scheduler() -> LocalCluster:
 
 def _work(address: str, name: str, folder: str, gpu: int | None) -> None:
     """Be a worker until the scheduler goes."""
+    dask.config.set(_PATIENCE)
     # Ctrl-C reaches the whole process group; the client answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
 
 from frames.dataset import read_frames
 from teacher_dump import part_task
 from teacher_dump.scale_out import able_workers, workers_there
-from teacher_dump.workforce import GPU, Workforce
+from teacher_dump.workforce import GPU, Workforce, local_workforce
 from tests.command import command, succeed
 from tests.store.building import tree
 from tests.tiny import student_run, write_student_toml
@@ -103,6 +104,23 @@ def test_two_processes_write_what_one_writes(
     assert tree(tmp_path / "together") == tree(tmp_path / "alone")
     assert not list((tmp_path / "here").iterdir())
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_silent_for_long_is_not_lost():
+    """As on a machine with too much to do."""
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": "1s"}),
+        local_workforce(1, "cpu") as workforce,
+    ):
+        workforce.client.wait_for_workers(1)
+        (process,) = multiprocessing.active_children()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        # Dask waits for ten heartbeats of half a second at least, and looks every second.
+        time.sleep(8)
+        os.kill(process.pid, signal.SIGCONT)
+        assert len(workers_there(workforce)) == 1
+        assert workforce.client.submit(sum, [1, 2]).result(timeout=60) == 3
 
 
 def test_a_killed_workers_part_is_written_by_another(longer_world: Path, tmp_path: Path):

@@ -162,7 +162,7 @@ def test_a_finished_run_is_not_run_again_nor_for_another_teacher(
     assert load_checkpoint(trained).sha256 == made.sha256
     other = write_staged_teacher(tmp_path, world, seed=1)
     code, text = command(*common, "--checkpoint", other)
-    assert (code, "was begun with another config" in text) == (1, True)
+    assert (code, "was begun with the teacher_sha256" in text) == (1, True)
 
 
 def test_what_comes_back_is_scored_officially(
