@@ -46,7 +46,7 @@ def crowd(location: Path | str, passes: int, *options: str) -> subprocess.Popen[
     )
 
 
-def told(readers: subprocess.Popen[str], seconds: float = 90) -> dict[str, int]:
+def told(readers: subprocess.Popen[str], seconds: float = 240) -> dict[str, int]:
     """What the readers have seen; one that hangs is an error."""
     try:
         out, errors = readers.communicate(timeout=seconds)
