@@ -38,6 +38,7 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.cell_masks import CellMask, RandomMask
 from frames.heatmap import CENTER_HEAD
+from nets.read_at import read_at
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
     Method,
@@ -49,7 +50,6 @@ from student_train.methods.base import (
     TermConfig,
 )
 from student_train.methods.detection_response import ResponseForm, response_loss
-from student_train.methods.imitation import read_at
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
