@@ -30,11 +30,13 @@ from runs.config import parse_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.choices import Coverage, Encoding
+from store.differences import differences
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError, PlanError
+from store.fingerprint import Augmentation, DrawnViews
 from store.manifest import Manifest
 from store.plan import plan_arrays
 from store.reader import open_cache
-from store.schema import Augmentation, DrawnViews, Need, differences
+from store.schema import Need
 from store.writer import StoreWriter
 from student_train.config import StudentRun
 from student_train.detector import StudentDetector

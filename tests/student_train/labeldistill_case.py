@@ -10,9 +10,10 @@ from frames.geometry import SE3
 from frames.grid import BEVGrid
 from nets.center_head import CenterHeadConfig, CenterMaps
 from store.choices import Coverage, Encoding
+from store.fingerprint import DatasetIdentity, Fingerprint
 from store.plan import masks_of, plan_arrays
 from store.rows import CachedRow, token_hash
-from store.schema import DatasetIdentity, Fingerprint, Target
+from store.schema import Target
 from store.values import RowDecoder, checked_row
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
 from student_train.methods.labeldistill import LabelDistill, LabelDistillConfig
