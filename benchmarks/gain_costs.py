@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from commands.steps import plan_teacher_dump, seconds_a_row
+from commands.planned_dump import plan_teacher_dump, seconds_a_row
 from runs.metrics import mean_values
 from store.plan import arrays_read
 from store.reader import open_cache

@@ -32,9 +32,10 @@ from frames.frame import Frame
 from frames.geometry import SE3
 from frames.nuscenes import NuScenesConfig
 from store.choices import Coverage
+from store.fingerprint import TeacherIdentity
 from store.paper_scale import PAPERS, PaperScale
 from store.reader import open_cache
-from store.schema import Places, Target, TeacherIdentity
+from store.schema import Places, Target
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.protocol import FoundBoxes, TeacherInfo, TeacherOutput

@@ -47,7 +47,7 @@ from store.reader import open_cache
 from store.rows import rows_of_frames
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
-from student_train.methods.stereodistill import AnchorXgdConfig
+from student_train.methods.anchor_xgd import AnchorXgdConfig
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 
 # The size of nearly all left images of KITTI; those of kitti_lidar32 are not here.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.rounds import Report
 from commands import steps as job
+from commands.planned_dump import plan_teacher_dump
 from commands.progress import console
 from frames.augment import BevAugmentConfig
 from frames.boxes import BoxBatch
@@ -80,7 +81,7 @@ def store_of(
 ) -> Path:
     """A finished store, made unless it is there."""
     if not (out / "manifest.json").is_file():
-        planned = job.plan_teacher_dump(teacher, run, encoding=encoding, limit=limit)
+        planned = plan_teacher_dump(teacher, run, encoding=encoding, limit=limit)
         job.dump_teacher(teacher, planned, out)
     return out
 

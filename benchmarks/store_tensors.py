@@ -19,9 +19,10 @@ from frames.world.generate import write_world
 from runs.checkpoint import load_checkpoint, save_checkpoint
 from runs.config import load_config
 from store.choices import Coverage
+from store.fingerprint import DatasetIdentity, Fingerprint, TeacherIdentity
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
-from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import Teacher
 from teacher_dump.teachers import own_teacher

@@ -24,7 +24,7 @@ from frames.detection_classes import KITTI_CLASSES
 from frames.geometry import wrap_angle
 from frames.kitti.scoring import LEAST_OVERLAPS, Metric, Overlap
 from frames.rotated_iou import iou_3d
-from student_train.methods.stereodistill import AnchorXgdConfig, anchor_xgd
+from student_train.methods.anchor_xgd import AnchorXgdConfig, anchor_xgd
 
 # The whole-box threshold that XGD is compared with (StereoDistill specification, part 5.3).
 LEAST_SCORE = 0.3

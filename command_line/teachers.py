@@ -123,6 +123,7 @@ def dump_teacher(
     import torch
 
     from commands import steps
+    from commands.planned_dump import announce_time, methods_served, plan_teacher_dump
     from student_train.config import StudentRun
 
     run = load_config(config, StudentRun, data__root=data_root)
@@ -133,13 +134,13 @@ def dump_teacher(
     elsewhere = _workers(workers, scheduler, teacher, checkpoint, label_encoder, device)
     here = torch.device("cpu") if elsewhere else find_device(device)
     model = _teacher(teacher, checkpoint, label_encoder, here)
-    run = run.model_copy(update={"method": named or "+".join(steps.methods_served(model, run))})
-    planned = steps.plan_teacher_dump(
+    run = run.model_copy(update={"method": named or "+".join(methods_served(model, run))})
+    planned = plan_teacher_dump(
         model, run, coverage=coverage, views=views, encoding=encoding, limit=limit
     )
     if dry_run:
         announce_room(out, planned.plan.total)
-        steps.announce_time(model, planned, batch_size, range(len(planned.plan.rows)))
+        announce_time(model, planned, batch_size, range(len(planned.plan.rows)))
     else:
         steps.dump_teacher(
             model, planned, out, batch_size=batch_size, resume=resume, workers=elsewhere

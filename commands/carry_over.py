@@ -26,12 +26,12 @@ from frames.boxes import CENTRE, SIZE, VELOCITY, YAW
 from frames.cell_masks import AnchorMask, anchors_of
 from frames.frame import Frame
 from frames.grid import BEVGrid
+from nets.read_at import read_at
 from store.choices import Coverage
 from store.plan import HALF_RESOLUTION, array_name, plan_arrays
 from store.reader import Cache
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
-from student_train.methods.imitation import read_at
 from student_train.targets import FrameTargets, frame_targets
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import teacher_rows

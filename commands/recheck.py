@@ -11,9 +11,9 @@ from frames.augment import BevAugment, BevAugmentConfig
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.sensor_input import check_sensor_files
+from store.differences import differences
 from store.errors import FingerprintError, PlanError
 from store.reader import Cache
-from store.schema import differences
 from student_train.config import StudentRun
 from teacher_dump.protocol import Teacher
 from teacher_dump.recheck import ArrayCheck, draw_rows, recheck, require_teacher

@@ -29,8 +29,9 @@ from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.heatmap import on_grid
 from frames.loading import load_points
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
 # The demo students' grid: a student and its teacher share one.

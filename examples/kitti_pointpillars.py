@@ -37,8 +37,9 @@ from frames.loading import load_points
 from nets.anchor_decode import AnchorDecodeConfig, decode
 from nets.anchor_head import AnchorMaps
 from nets.anchor_loss import directed, direction
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput

@@ -1,12 +1,12 @@
 """What BEV maps say at the nine points of a box, and how these nine relate (UniDistill)."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from frames.box_points import MIRRORED, NUM_POINTS, box_points
 from frames.grid import BEVGrid
+from nets.read_at import read_at
 
 # Added to the norm, as the released code does; a point off the map has cosine 0 with all others.
 NORM_EPSILON = 1e-4
@@ -35,11 +35,8 @@ def at_box_points(
     points = grid.to_unit(box_points(boxes)).flatten(1, 2)
     if transposed:
         points = points.flip(-1)
-    sampled = F.grid_sample(
-        maps.float(), points[:, None], padding_mode="zeros", align_corners=False
-    )
-    batch, channels = maps.shape[:2]
-    return sampled[:, :, 0].mT.reshape(batch, -1, NUM_POINTS, channels)
+    sampled = read_at(maps, points, outside="zeros")
+    return sampled.reshape(*boxes.shape[:2], NUM_POINTS, maps.shape[1])
 
 
 def relation(features: Float[Tensor, "*n 9 c"]) -> Float[Tensor, "*n 45"]:

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from store.errors import DamagedStoreError
 from store.files import read_sealed_json, sealed_json
+from store.fingerprint import Fingerprint
 from store.layout import PLAN, ROWS_PER_PART, ArrayLayout, map_layout
 from store.part import PartRecord, record_path
 from store.rows import RowIdentity, check_identities
-from store.schema import FORMAT_VERSION, Fingerprint, Places
+from store.schema import FORMAT_VERSION, Places
 
 _Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 _Float32 = Annotated[float, Field(ge=-1e38, le=1e38)]

@@ -6,10 +6,10 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from store.differences import differences
 from store.errors import AlteredFileError, DamagedStoreError, UnsafeStoreError
 from store.files import FileEntry, read_bounded
 from store.layout import MAX_METADATA_BYTES, ArrayLayout, store_metadata
-from store.schema import differences
 
 
 def refuse_links(root: Path, keys: Iterable[str]) -> None:

@@ -16,7 +16,8 @@ import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from store.schema import ITEM_BYTES, ArraySpec, Fingerprint, Places
+from store.fingerprint import Fingerprint
+from store.schema import ITEM_BYTES, ArraySpec, Places
 
 ROWS_PER_PART = 16
 ROWS_PER_CHUNK = 1024

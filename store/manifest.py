@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from store.errors import DamagedStoreError, UnsafeStoreError, explained
 from store.files import HASH_KEY, FileEntry, parse_sealed_json, read_bounded, sealed_json
+from store.fingerprint import Fingerprint
 from store.layout import (
     MANIFEST,
     MAX_METADATA_BYTES,
@@ -21,7 +22,7 @@ from store.layout import (
     store_metadata,
 )
 from store.rows import MAX_NAME_BYTES
-from store.schema import Fingerprint, Places
+from store.schema import Places
 
 # Ten times the largest public driving set at full camera rate.
 MAX_ROWS = 100_000_000

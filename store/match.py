@@ -8,10 +8,11 @@ from pydantic import JsonValue
 from frames.augment import BevAugmentConfig
 from frames.cell_masks import anchors_of
 from frames.grid import BEVGrid
+from store.differences import differences
 from store.errors import FingerprintError, MissingTargetError
 from store.plan import unmet
 from store.reader import Cache
-from store.schema import Need, differences
+from store.schema import Need
 
 
 def require_match(

@@ -12,11 +12,11 @@ from typing import Any
 import numpy.typing as npt
 
 from store.errors import FingerprintError, SealedStoreError
+from store.fingerprint import Fingerprint
 from store.manifest import Manifest
 from store.merge_check import array_faults, fingerprint_faults, row_faults, unequal
 from store.reader import Cache, open_cache
 from store.rows import RowIdentity, token_hash
-from store.schema import Fingerprint
 from store.verify import finished_store
 from store.writer import StoreWriter
 

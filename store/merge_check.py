@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from store.differences import differences
 from store.reader import Cache
 from store.rows import RowIdentity
-from store.schema import GT_LABELS, GT_VALUES, differences
+from store.schema import GT_LABELS, GT_VALUES
 
 # Of each kind of fault, so many rows are named.
 NAMED = 3

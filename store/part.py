@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import DamagedStoreError, RowValueError
 from store.files import FileEntry, plain_file
+from store.fingerprint import Fingerprint
 from store.layout import PARTS, ragged_places
-from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Fingerprint, Places, Sha256
+from store.schema import ITEM_BYTES, MAX_ROW_BYTES, DTypeName, Places, Sha256
 
 _HASH_BYTES = 32
 MAX_HEADER_BYTES = 1 << 24

@@ -22,11 +22,12 @@ from store.errors import (
     UnknownTokenError,
     UnsafeStoreError,
 )
+from store.fingerprint import Fingerprint
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART, map_layout
 from store.manifest import Manifest
 from store.remote import Remote, is_url
 from store.rows import CachedRow, RowIdentity, check_identities
-from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec
 from store.sealed import SealedRows
 from store.source import LocalSource, MirrorSource, Source, mirror_bytes, mirror_folder
 from store.unsealed import UnsealedRows

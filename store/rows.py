@@ -17,7 +17,7 @@ from frames.augment import BevAugment
 from frames.boxes import Boxes3D
 from frames.frame import Frame
 from store.errors import RowValueError
-from store.schema import Augmentation
+from store.fingerprint import Augmentation
 
 MAX_NAME_BYTES = 256
 

@@ -6,11 +6,12 @@ from typing import Any
 from store.catalogue import resolve
 from store.dump_plan import Plan
 from store.errors import NotACacheError
+from store.fingerprint import Fingerprint
 from store.layout import MANIFEST, PLAN, ROWS_PER_PART
 from store.location import locate, manifest_of
 from store.manifest import Manifest
 from store.remote import is_url
-from store.schema import Fingerprint, Places
+from store.schema import Places
 
 
 def summary(place: Path | str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from frames.cell_masks import anchors_of
 from store.choices import Encoding
 from store.encoding import decode, encode, is_writable, largest_error
 from store.errors import DamagedRowError, RowValueError
+from store.fingerprint import Fingerprint
 from store.rows import RowValues
-from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Fingerprint, Places
+from store.schema import GT_LABELS, GT_VALUES, ArraySpec, Places
 
 # crc32c of the bytes of a contiguous array: processors have an instruction for it.
 digest: Callable[[npt.NDArray[Any]], int] = google_crc32c.value

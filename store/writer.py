@@ -25,6 +25,7 @@ from store.errors import (
     StoreWriteError,
 )
 from store.files import FileEntry, make_folder, only_one, publish
+from store.fingerprint import Fingerprint
 from store.layout import (
     MANIFEST,
     ROWS_PER_PART,
@@ -34,7 +35,7 @@ from store.manifest import Manifest
 from store.part import PartRecord, lock_path, record_path
 from store.reader import Cache
 from store.rows import RowIdentity, RowValues, check_identities, token_hash
-from store.schema import Fingerprint, Places
+from store.schema import Places
 from store.seal import pack
 from store.sealed import SealedRows
 from store.source import LocalSource

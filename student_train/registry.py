@@ -16,8 +16,8 @@ METHOD_PLACES: dict[Head, dict[str, str]] = {
         "tigbev": "student_train.methods.tigbev:TigBev",
     },
     "anchor": {
-        "xgd": "student_train.methods.stereodistill:Xgd",
-        "cld": "student_train.methods.stereodistill:Cld",
+        "xgd": "student_train.methods.anchor_xgd:AnchorXgd",
+        "cld": "student_train.methods.cld:Cld",
         "liga": "student_train.methods.liga:Liga",
         "response": "student_train.methods.response:Response",
     },

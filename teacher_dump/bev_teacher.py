@@ -13,8 +13,9 @@ from frames.sensor_input import SensorInput
 from nets.bev_detector import BEVDetector, BEVDetectorConfig, BEVMaps
 from nets.bevfusion import BEVFusion, BEVFusionConfig
 from runs.checkpoint import Checkpoint
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.config import TeacherRun
 from teacher_dump.found_boxes import MOST_FOUND

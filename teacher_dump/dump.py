@@ -15,18 +15,12 @@ from frames.cell_masks import anchors_of
 from frames.dataset import DatasetConfig
 from frames.frame import Frame
 from store.choices import Coverage, Encoding
+from store.differences import differences
 from store.errors import PlanError
+from store.fingerprint import Augmentation, DatasetIdentity, Fingerprint
 from store.plan import EstimateRow, estimate, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
-from store.schema import (
-    CELL_PLACES,
-    Augmentation,
-    DatasetIdentity,
-    Fingerprint,
-    Need,
-    Places,
-    differences,
-)
+from store.schema import CELL_PLACES, Need, Places
 from store.writer import StoreWriter
 from teacher_dump.protocol import Teacher
 from teacher_dump.teacher_rows import cells_at, teacher_rows

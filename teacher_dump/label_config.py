@@ -9,7 +9,7 @@ from nets.center_loss import CenterLossConfig
 from nets.label_encoder import LabelEncoderConfig
 from runs.errors import ConfigError
 from runs.fit import FitConfig
-from store.schema import differences
+from store.differences import differences
 from teacher_dump.centerpoint import CenterPointConfig
 
 

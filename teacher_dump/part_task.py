@@ -10,7 +10,7 @@ import torch
 
 from frames.frame import Frame
 from store.errors import FingerprintError
-from store.schema import Fingerprint
+from store.fingerprint import Fingerprint
 from store.writer import StoreWriter
 from teacher_dump.dump import code_revision, part_rows
 from teacher_dump.errors import ScaleOutError

@@ -21,8 +21,9 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch
 from frames.detections import Detections
 from frames.frame import Frame
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.errors import TeacherError
 
 

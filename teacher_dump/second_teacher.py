@@ -14,8 +14,9 @@ from nets.anchor_decode import decode
 from nets.second import Second, SecondMaps
 from nets.voxelize import voxelize
 from runs.checkpoint import Checkpoint
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput

@@ -17,8 +17,9 @@ from nets.center_decode import decode
 from nets.center_head import CenterMaps
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.bev_teacher import BEVTeacher
 from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.centerpoint import CenterPoint, CenterPointConfig, CenterPointMaps

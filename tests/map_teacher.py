@@ -13,8 +13,9 @@ from frames.detections import Detections
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from nets.center_head import CENTERPOINT_TASKS, CenterHeadConfig, CenterMaps, codes_at
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
-from store.schema import Target, TeacherIdentity
+from store.schema import Target
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
 CLASS_TASK = torch.tensor(CenterHeadConfig().class_task)

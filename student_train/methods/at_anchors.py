@@ -21,6 +21,8 @@ from student_train.methods.base import MethodContext, StudentMaps, TeacherTarget
 LEAST_MARGIN = 0.5
 # Below any that a filter may ask for.
 NO_SCORE = -1.0
+# As in the supervised loss: fewer positives, or cells, count as so many.
+LEAST_COUNT = 10
 
 
 def anchors_of(context: MethodContext) -> AnchorConfig:

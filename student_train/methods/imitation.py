@@ -9,13 +9,14 @@ Axes: B batch, K foreground cells (padded), C channels.
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.heatmap import CENTER_HEAD, on_grid
+from nets.quality_focal import quality_focal
+from nets.read_at import read_at
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
     Method,
@@ -90,16 +91,6 @@ class Imitation(Method):
         )
 
 
-def read_at(
-    maps: Float[Tensor, "b c h w"], points: Float[Tensor, "b k 2"]
-) -> Float[Tensor, "b k c"]:
-    """Bilinear samples of maps at points in ``BEVGrid.to_unit`` units, clamped at the edge."""
-    sampled = F.grid_sample(
-        maps.float(), points[:, None], padding_mode="border", align_corners=False
-    )
-    return sampled[:, :, 0].mT
-
-
 def feature_loss(
     student: Float[Tensor, "b k c"], teacher: Float[Tensor, "b k c"], weight: Float[Tensor, "b k"]
 ) -> Float[Tensor, ""]:
@@ -135,9 +126,3 @@ def heatmap_loss(
     target = teacher_logit.detach().float().sigmoid()
     per_cell = quality_focal(student_logit.float(), target).sum(-1)
     return torch.where(valid, per_cell, 0.0).sum() / count.clamp(min=1)
-
-
-def quality_focal(logit: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Cross entropy times the squared gap of the probabilities, each cell and class by itself."""
-    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-    return entropy * (target - logit.sigmoid()).square()

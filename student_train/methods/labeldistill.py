@@ -39,6 +39,8 @@ from nets.center_loss import (
     penalty_reduced_focal,
     task_peaks,
 )
+from nets.quality_focal import quality_focal
+from nets.read_at import read_at
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
@@ -50,7 +52,6 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.imitation import quality_focal, read_at
 from student_train.methods.label_embedding import LabelEmbedding
 
 THIRDS = 3

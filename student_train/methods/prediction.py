@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nets.center_loss import PROBABILITY_CLIP, CenterLossConfig
-from student_train.methods.imitation import quality_focal
+from nets.quality_focal import quality_focal
 
 # Where the teacher's probability is above it, a cell is positive (code).
 POSITIVE = 0.1

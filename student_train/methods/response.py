@@ -18,6 +18,7 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from store.schema import Need, Target
 from student_train.methods.at_anchors import (
+    LEAST_COUNT,
     anchors_of,
     cells_of,
     in_positive_cells,
@@ -34,7 +35,6 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.stereodistill import LEAST_COUNT
 
 
 class ResponseConfig(MethodConfig):

@@ -33,6 +33,7 @@ from frames.boxes import BoxBatch
 from frames.heatmap import CENTER_HEAD, on_grid
 from nets.blocks import conv_norm_relu
 from nets.center_head import CenterMaps, codes_at
+from nets.read_at import read_at
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
@@ -44,7 +45,6 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.imitation import read_at
 from student_train.methods.prediction import (
     box_loss,
     class_loss,

@@ -38,6 +38,7 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.cell_masks import CellMask, RandomMask
 from frames.heatmap import CENTER_HEAD
+from nets.read_at import read_at
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
     Method,
@@ -49,7 +50,7 @@ from student_train.methods.base import (
     TermConfig,
 )
 from student_train.methods.detection_response import ResponseForm, response_loss
-from student_train.methods.imitation import read_at
+from student_train.methods.projector import projector
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
@@ -264,17 +265,6 @@ class Stxd(Method):
             reached.append(past.reached.float().mean())
         total = torch.stack(steps)
         return total.sum() if form.steps == "sum" else total.mean(), torch.stack(reached).mean()
-
-
-def projector(kind: str, in_channels: int, out_channels: int) -> nn.Module:
-    """On sampled rows a linear layer is the 1x1 convolution, at a fraction of the cells."""
-    if kind == "mlp":
-        return nn.Sequential(
-            nn.Linear(in_channels, out_channels), nn.ReLU(), nn.Linear(out_channels, out_channels)
-        )
-    if kind == "where_needed" and in_channels == out_channels:
-        return nn.Identity()
-    return nn.Linear(in_channels, out_channels)
 
 
 def correlation_loss(

@@ -34,7 +34,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.stxd import projector
+from student_train.methods.projector import projector
 
 # Square of the length below which a row has no direction.
 LEAST_SQUARE = 1e-24

@@ -27,6 +27,7 @@ from frames.boxes import BoxBatch
 from frames.cell_masks import CellMask, OriginMask
 from frames.heatmap import UNIDISTILL
 from nets.box_features import PAIR_SHARE, at_box_points, relation
+from nets.read_at import read_at
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.base import (
@@ -39,7 +40,6 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.imitation import read_at
 
 # Added to every denominator, and the student's probabilities kept so far from 0 and 1 (code).
 EPSILON = 1e-4

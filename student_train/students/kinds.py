@@ -10,9 +10,8 @@ from frames.sensor_input import Modality, SensorReader
 from nets.center_head import CenterHeadConfig
 from runs.errors import ConfigError
 from student_train.students.base import Reader, Student
-from student_train.students.bev import BEVStudent, BEVStudentConfig
+from student_train.students.bev import BEVStudent, BEVStudentConfig, SimulatedStudentConfig
 from student_train.students.camera import CameraStudent, CameraStudentConfig
-from student_train.students.simulated import SimulatedStudent, SimulatedStudentConfig
 from student_train.students.stereo import StereoStudent, StereoStudentConfig
 from student_train.students.stereo_input import StereoReader
 
@@ -40,10 +39,8 @@ def build_student(config: AnyStudentConfig) -> Student:
     """The network, with fresh weights."""
     if isinstance(config, StereoStudentConfig):
         return StereoStudent(config)
-    if isinstance(config, BEVStudentConfig):
+    if isinstance(config, BEVStudentConfig | SimulatedStudentConfig):
         return BEVStudent(config)
-    if isinstance(config, SimulatedStudentConfig):
-        return SimulatedStudent(config)
     return CameraStudent(config)
 
 

@@ -20,7 +20,7 @@ from frames.anchor_code import decode_at_anchors, encode_at_anchors
 from frames.anchors import AnchorConfig
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
-from student_train.methods.stereodistill import AnchorXgdConfig
+from student_train.methods.anchor_xgd import AnchorXgdConfig
 
 CAR = torch.tensor([10.0, 2.0, -1.0, 4.0, 1.6, 1.5, 0.1])
 CONFIG = AnchorConfig(grid=BEVGrid(x_min=0, y_min=-8, cell_size=0.4, shape=(40, 40)))

@@ -19,7 +19,7 @@ from nets.simulated_fusion import SimulatedFusion, SimulatedFusionConfig
 from runs.config import load_config
 from runs.errors import ConfigError
 from student_train.config import StudentRun
-from student_train.students.simulated import SimulatedStudentConfig
+from student_train.students.bev import SimulatedStudentConfig
 from teacher_dump.config import TeacherRun
 from tests.tiny_simdistill import student_run, teacher_run
 

@@ -11,9 +11,10 @@ import torch
 from frames.boxes import Boxes3D
 from frames.grid import BEVGrid
 from store.choices import Coverage, Encoding
+from store.fingerprint import DatasetIdentity, Fingerprint, TeacherIdentity
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import RowIdentity, RowValues, token_hash
-from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 
 GRID = BEVGrid(x_min=-4.0, y_min=-3.0, cell_size=1.0, shape=(6, 8))

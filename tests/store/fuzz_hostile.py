@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from store.files import sealed_json
+from store.fingerprint import Fingerprint
 from store.layout import ArrayLayout, store_metadata
 from store.manifest import Counts, Manifest
-from store.schema import ITEM_BYTES, Fingerprint, Places
+from store.schema import ITEM_BYTES, Places
 from tests.store.fuzz import RAW, damage, edit, odd_file, some_document
 
 SPARSE = 1 << 28

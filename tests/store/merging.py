@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from store.choices import Coverage
+from store.fingerprint import DrawnViews, Fingerprint
 from store.rows import RowIdentity, RowValues
-from store.schema import DrawnViews, Fingerprint
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, usual_values
 

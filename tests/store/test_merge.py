@@ -13,11 +13,11 @@ from frames.heatmap import CENTER_HEAD
 from store.choices import Coverage, Encoding
 from store.copy import copy_store
 from store.errors import DamagedRowError, FingerprintError, SealedStoreError, StoreExistsError
+from store.fingerprint import DrawnViews, Fingerprint
 from store.merge import MergeKind, plan_merge
 from store.plan import plan_arrays
 from store.reader import open_cache
 from store.rows import RowValues
-from store.schema import DrawnViews, Fingerprint
 from store.verify import verify
 from tests.store.building import NEEDS, SHAPES, build, tree
 from tests.store.merging import dataset, piece

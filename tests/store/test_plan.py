@@ -11,10 +11,11 @@ from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD
 from store.choices import Coverage
 from store.errors import FingerprintError, MissingTargetError, PlanError
+from store.fingerprint import Fingerprint
 from store.match import require_match
 from store.plan import TeacherShapes, estimate, plan_arrays, unmet
 from store.reader import open_cache
-from store.schema import ArraySpec, Fingerprint, Need, Places, Target
+from store.schema import ArraySpec, Need, Places, Target
 from tests.store.building import CLASSES, GRID, NEEDS, build, fingerprint, identities
 
 SHAPES = TeacherShapes(bev_low=64, bev_high=128, classes=10, tasks=6, grid=GRID)

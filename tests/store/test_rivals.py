@@ -12,9 +12,9 @@ import pytest
 
 from store.dump_plan import Plan
 from store.errors import FingerprintError, SealedStoreError, StoreExistsError
+from store.fingerprint import Fingerprint
 from store.layout import ROWS_PER_PART
 from store.reader import open_cache
-from store.schema import Fingerprint
 from store.writer import StoreWriter
 from tests.store.building import fingerprint, identities, tree, usual_values, write_pending
 

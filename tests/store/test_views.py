@@ -21,10 +21,10 @@ from store.errors import (
     RowValueError,
     UnknownTokenError,
 )
+from store.fingerprint import DrawnViews, Fingerprint
 from store.match import require_views
 from store.reader import open_cache
 from store.rows import RowIdentity, RowValues, rows_of_frames, token_hash
-from store.schema import DrawnViews, Fingerprint
 from store.summary import summary
 from store.verify import verify
 from store.writer import StoreWriter

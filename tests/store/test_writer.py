@@ -23,8 +23,8 @@ from store.errors import (
     StoreExistsError,
     StoreWriteError,
 )
+from store.fingerprint import Fingerprint
 from store.rows import RowValues, rows_of_frames
-from store.schema import Fingerprint
 from store.values import checked_row
 from store.writer import StoreWriter
 from tests.store.building import (

@@ -10,9 +10,10 @@ from frames.geometry import SE3
 from frames.grid import BEVGrid
 from nets.center_head import CenterHeadConfig, CenterMaps
 from store.choices import Coverage, Encoding
+from store.fingerprint import DatasetIdentity, Fingerprint
 from store.plan import masks_of, plan_arrays
 from store.rows import CachedRow, token_hash
-from store.schema import DatasetIdentity, Fingerprint, Target
+from store.schema import Target
 from store.values import RowDecoder, checked_row
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
 from student_train.methods.labeldistill import LabelDistill, LabelDistillConfig
@@ -35,6 +36,16 @@ CONTEXT = MethodContext(
     teacher_sha256=TEACHER.info.identity.checkpoint_sha256,
 )
 TOKENS = ("one", "two")
+TRUTHS = [
+    Boxes3D(
+        torch.tensor(
+            [[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 5.4, 0, 9, 3, 2, 0, 0, 0], [30.0] * 9]
+        ),
+        torch.tensor([0, 3, 4]),
+    ),
+    Boxes3D(torch.tensor([[2.5, -4.1, 1, 2, 1, 1.0, 1, 0, 0]]), torch.tensor([8])),
+]
+IDENTITY = BevAugment.identity()
 
 
 def method_of(**settings: object) -> LabelDistill:
@@ -117,6 +128,10 @@ def targets_of(
     carried = carried or BevAugment.identity()
     needs = method.needs(method.config, None)
     return pad_targets([frame_targets(row, needs, GRID, carried) for row in rows])
+
+
+def targets_for(method: LabelDistill, truths: list[Boxes3D] = TRUTHS) -> TeacherTargets:
+    return targets_of(method, rows_of(method, truths, IDENTITY))
 
 
 def teacher_head() -> CenterMaps:

@@ -15,11 +15,12 @@ from frames.grid import BEVGrid
 from frames.rotated_iou import iou_3d
 from runs.errors import ConfigError
 from store.schema import Target
+from student_train.methods.anchor_xgd import AnchorXgd, AnchorXgdConfig, anchor_xgd
 from student_train.methods.at_anchors import around_objects, in_footprints
 from student_train.methods.base import StudentMaps, TeacherTargets, TermConfig
+from student_train.methods.cld import Cld, CldConfig
 from student_train.methods.liga import LevelImitation, Liga, LigaImitationConfig
 from student_train.methods.response import Response, ResponseConfig
-from student_train.methods.stereodistill import AnchorXgdConfig, Cld, CldConfig, Xgd, anchor_xgd
 from tests.student_train.anchor_suite import (
     ANCHORS,
     CONTEXT,
@@ -35,13 +36,13 @@ from tests.student_train.anchor_suite import (
 
 
 class TestXgd(AnchorSuite):
-    def build(self) -> Xgd:
-        return Xgd(AnchorXgdConfig(), CONTEXT)
+    def build(self) -> AnchorXgd:
+        return AnchorXgd(AnchorXgdConfig(), CONTEXT)
 
 
 class TestXgdWithEverySwitch(AnchorSuite):
-    def build(self) -> Xgd:
-        return Xgd(
+    def build(self) -> AnchorXgd:
+        return AnchorXgd(
             AnchorXgdConfig(
                 space="metric",
                 granularity="split_z",
@@ -59,7 +60,7 @@ class TestXgdWithEverySwitch(AnchorSuite):
         """With each anchor's own box: to one box for all anchors of an object nobody is perfect."""
         maps = some_anchor_maps(0, 2)
         config = self.build().config.model_copy(update={"match": "anchor"})
-        result = Xgd(config, CONTEXT)(maps, targets_of(maps, frames), BoxBatch.pad(frames))
+        result = AnchorXgd(config, CONTEXT)(maps, targets_of(maps, frames), BoxBatch.pad(frames))
         assert result.terms["box"].item() == pytest.approx(0, abs=1e-4)
 
 
@@ -134,7 +135,7 @@ def test_xgd_is_its_equations_read_literally(seed: int):
     boxes = BoxBatch.pad(frames)
     student = some_anchor_maps(seed, 3)
     targets = targets_of(some_anchor_maps(seed + 50, 3), frames)
-    result = Xgd(AnchorXgdConfig(), CONTEXT)(student, targets, boxes)
+    result = AnchorXgd(AnchorXgdConfig(), CONTEXT)(student, targets, boxes)
     assert result.terms["box"].item() == pytest.approx(literal_xgd(student, targets, boxes), 1e-4)
     assert 0 < result.figures["kept/position"] < 1
     assert 0 < result.figures["angle/position"] < 180
@@ -173,7 +174,7 @@ def test_a_filtered_anchor_is_not_distilled_but_counts():
     least = float(overlap.median())
     passed = (overlap > least) & (given.score[0, own] >= 0.4)
     assert 0 < passed.sum() < len(passed)
-    strict = Xgd(AnchorXgdConfig(gate="none", min_iou=(least,) * 3, min_score=0.4), CONTEXT)
+    strict = AnchorXgd(AnchorXgdConfig(gate="none", min_iou=(least,) * 3, min_score=0.4), CONTEXT)
     anchors, s = TABLE[given.index[0, own]], student.anchors.code[0, given.index[0, own]]
     gap = s - encode_at_anchors(given.box[0, own], anchors)
     gap[:, 6] = gap[:, 6].sin()
@@ -194,7 +195,7 @@ def test_an_object_without_an_answer_is_left_out():
     assert targets.boxes is not None
     assert targets.answered is not None
     targets.boxes[0, 0], targets.answered[0, 0] = 0, False
-    method = Xgd(AnchorXgdConfig(gate="none", match="object"), CONTEXT)
+    method = AnchorXgd(AnchorXgdConfig(gate="none", match="object"), CONTEXT)
     result = method(student, targets, boxes)
     assert result.terms["box"].isfinite()
     given = targets.anchors
@@ -223,7 +224,7 @@ def test_the_iou_term_by_hand():
     assert 0 < whole.sum() < len(whole)
     missing = float(((1 - iou_3d(ours, given.box[0, own])) * whole).sum()) / max(len(whole), 10)
     plain, more = (
-        Xgd(AnchorXgdConfig(iou=iou), CONTEXT)(student, targets, boxes).terms["box"].item()
+        AnchorXgd(AnchorXgdConfig(iou=iou), CONTEXT)(student, targets, boxes).terms["box"].item()
         for iou in (0.0, 2.0)
     )
     assert more - plain == pytest.approx(0.5 * 2 * missing, rel=1e-4)
@@ -243,7 +244,7 @@ def test_one_box_for_all_anchors_of_an_object():
     gap[:, 6] = gap[:, 6].sin()
     expected = 0.5 * float(gap.abs().sum()) / max(int(own.sum()), 10)
     config = AnchorXgdConfig(gate="none", match="object", loss="l1")
-    found = Xgd(config, CONTEXT)(student, targets, boxes).terms["box"].item()
+    found = AnchorXgd(config, CONTEXT)(student, targets, boxes).terms["box"].item()
     assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -263,7 +264,7 @@ def test_cld_on_whole_maps(cells: Any, expected: int):
 def test_naive_responses_golden_vector():
     # Part 6.4: per-anchor soft cross-entropy, sum of 18.
     from student_train.methods.response import soft_cross_entropy
-    from tests.student_train.test_stereodistill import ZS, ZT
+    from tests.student_train.test_cld import ZS, ZT
 
     found = soft_cross_entropy(ZS.flatten(1), ZT.flatten(1))
     assert found.tolist() == pytest.approx([3.591702, 0.508273], abs=1e-6)
@@ -320,7 +321,7 @@ def test_liga_refuses_heights_that_do_not_divide():
 
 def test_xgd_refuses_another_number_of_overlaps():
     with pytest.raises(ConfigError, match=r"xgd\.min_iou has 1 numbers, expected one for each of"):
-        Xgd(AnchorXgdConfig(min_iou=(0.7,)), CONTEXT)
+        AnchorXgd(AnchorXgdConfig(min_iou=(0.7,)), CONTEXT)
 
 
 @pytest.mark.parametrize("cell_size", [0.2, 0.8, 2.0])

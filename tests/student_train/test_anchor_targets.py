@@ -19,9 +19,10 @@ from frames.frame import Frame
 from frames.geometry import SE3
 from nets.anchor_loss import direction
 from store.choices import Coverage
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.rows import CachedRow
-from store.schema import Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target
 from student_train.methods.base import StudentMaps, TeacherTargets
 from student_train.targets import frame_targets, pad_targets
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput

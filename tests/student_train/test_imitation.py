@@ -4,16 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from nets.read_at import read_at
 from store.schema import Target
 from student_train.methods.base import Method, TermConfig
-from student_train.methods.imitation import (
-    Imitation,
-    ImitationConfig,
-    feature_loss,
-    heatmap_loss,
-    read_at,
-)
-from tests.student_train.method_suite import CHANNELS, CONTEXT, GRID, MethodSuite
+from student_train.methods.imitation import Imitation, ImitationConfig, feature_loss, heatmap_loss
+from tests.student_train.method_suite import CHANNELS, CONTEXT, MethodSuite
 
 
 class TestImitation(MethodSuite):
@@ -33,13 +28,6 @@ def identity_adapter(method: Imitation) -> Imitation:
     nn.init.eye_(method.adapter.weight)
     nn.init.zeros_(method.adapter.bias)
     return method
-
-
-def test_reading_at_cell_centres_is_indexing():
-    maps = torch.randn(1, 3, 16, 16)
-    cells = torch.arange(GRID.num_cells)
-    read = read_at(maps, GRID.to_unit(GRID.cell_centres(cells))[None])
-    assert torch.allclose(read[0], maps[0].flatten(1).T, atol=1e-5)
 
 
 def test_a_linear_adapter_on_samples_is_a_1x1_convolution():

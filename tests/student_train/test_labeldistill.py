@@ -1,4 +1,4 @@
-"""LabelDistill's losses by hand and against a literal reading; its method on tiny maps."""
+"""LabelDistill's losses by hand; its method on tiny maps."""
 
 import math
 from dataclasses import replace
@@ -7,16 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frames.augment import BevAugment
-from frames.box_code import decode_boxes
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import foreground_cells
-from frames.heatmap import center_heatmap, halved
 from nets.center_head import CenterHeadConfig, CenterMaps
-from nets.center_loss import over_peaks, task_peaks
 from runs.errors import ConfigError
 from store.schema import Target
-from student_train.methods.base import StudentMaps, TeacherTargets
+from student_train.methods.base import StudentMaps
 from student_train.methods.labeldistill import (
     LabelDistill,
     LabelDistillConfig,
@@ -27,21 +23,18 @@ from student_train.methods.labeldistill import (
     response_at_cells,
     response_elsewhere,
 )
-from tests import literal_labeldistill as literal
 from tests.student_train.labeldistill_case import (
-    CLASS_TASK,
     CONTEXT,
     GRID,
     LOW,
     TEACHER,
     TOKENS,
+    TRUTHS,
     WIDTH,
     leaves,
     method_of,
-    rows_of,
     student_of,
-    targets_of,
-    teacher_head,
+    targets_for,
 )
 
 FORMS: tuple[Response, ...] = ("soft_target", "official_dead_positive")
@@ -102,86 +95,6 @@ def test_away_from_objects_it_is_the_ordinary_negative_loss(form: Response):
     assert found[0].item() == pytest.approx(first)
     none = response_elsewhere(logit, torch.zeros_like(outside), form)
     assert none.tolist() == [0, 0]
-
-
-TRUTHS = [
-    Boxes3D(
-        torch.tensor(
-            [[1.2, 0.3, 0, 4, 2, 1.5, 0.7, 0, 0], [-4, 5.4, 0, 9, 3, 2, 0, 0, 0], [30.0] * 9]
-        ),
-        torch.tensor([0, 3, 4]),
-    ),
-    Boxes3D(torch.tensor([[2.5, -4.1, 1, 2, 1, 1.0, 1, 0, 0]]), torch.tensor([8])),
-]
-IDENTITY = BevAugment.identity()
-
-
-def targets_for(method: LabelDistill, truths: list[Boxes3D] = TRUTHS) -> TeacherTargets:
-    return targets_of(method, rows_of(method, truths, IDENTITY))
-
-
-class TestParity:
-    """The pure functions against cell by cell loops, on fixed random numbers, to 1e-6."""
-
-    boxes = BoxBatch.pad(TRUTHS)
-    mask = center_heatmap(boxes, GRID, 10)
-
-    @staticmethod
-    def at_all_cells(maps: Tensor) -> Tensor:
-        return maps.flatten(2).mT
-
-    def test_masks(self):
-        assert torch.allclose(self.mask, literal.class_heatmaps(self.boxes, GRID), atol=1e-6)
-        halves = literal.half_mask(self.mask.sum(1))
-        assert torch.allclose(halved(self.mask.sum(1, keepdim=True))[:, 0], halves, atol=1e-6)
-
-    @pytest.mark.parametrize("binary", [False, True])
-    def test_features(self, binary: bool):
-        rng = torch.Generator().manual_seed(1)
-        levels = [
-            torch.randn(2, 2, 5, *size, generator=rng, dtype=torch.float64)
-            for size in ((16, 12), (8, 6))
-        ]
-        (t0, s0), (t1, s1) = levels
-        masks = (self.mask.sum(1), halved(self.mask.sum(1, keepdim=True))[:, 0])
-        weights = [(m > 0).float() if binary else m for m in masks]
-        found = sum(
-            feature_loss(self.at_all_cells(s), self.at_all_cells(t), w.flatten(1).double())
-            for s, t, w in zip((s0, s1), (t0, t1), weights, strict=True)
-        )
-        expected = literal.feature_term((t0, t1), (s0, s1), masks[0], binary=binary)
-        assert float(found) == pytest.approx(expected.item(), rel=1e-6)
-
-    @pytest.mark.parametrize("form", FORMS)
-    def test_response(self, form: Response):
-        student, teacher = student_of(1).center, teacher_head()
-        inside = (self.mask > 0).any(1)
-        at_cells = response_at_cells(
-            self.at_all_cells(student.heatmap_logit).double(),
-            self.at_all_cells(teacher.heatmap_logit),
-            self.at_all_cells(self.mask).double(),
-            form,
-        )
-        away = response_elsewhere(student.heatmap_logit.double(), ~inside, form)
-        found = over_peaks(at_cells + away, task_peaks(self.mask, CLASS_TASK))
-        expected = literal.heatmap_term(student, teacher, self.boxes, GRID, form)
-        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-
-    def test_boxes(self):
-        method = method_of()
-        targets = targets_for(method)
-        assert targets.coded is not None
-        assert targets.coded.tolist() == [[True, True, False], [True, False, False]]
-        student, teacher = student_of(1).center, teacher_head()
-        student = CenterMaps(student.heatmap_logit, student.box_code.detach(), CLASS_TASK)
-        # As a store rounds it.
-        teacher = CenterMaps(
-            teacher.heatmap_logit, teacher.box_code.half().float(), teacher.class_task
-        )
-        found = method(StudentMaps(student_of(1).features, student), targets, self.boxes)
-        weights = method.config.code
-        expected = literal.box_term(student, teacher, self.boxes, GRID, weights)
-        assert found.terms["box"].item() == pytest.approx(0.25 * expected.item(), rel=1e-6)
 
 
 def perfect_method() -> tuple[LabelDistill, StudentMaps]:
@@ -391,43 +304,3 @@ def test_cells_of_other_masks_count_once():
     found, expected = (method(student, t, boxes).terms for t in (more, targets))
     for name, term in expected.items():
         assert found[name].item() == pytest.approx(term.item(), rel=1e-6), name
-
-
-def carried_codes(augment: BevAugment) -> Tensor:
-    method = method_of()
-    codes = targets_of(method, rows_of(method, TRUTHS, IDENTITY), augment).codes
-    assert codes is not None
-    return codes
-
-
-@pytest.mark.parametrize(
-    "augment",
-    [
-        BevAugment.compose(flip_x=True, flip_y=True),
-        BevAugment.compose(yaw=0.4, scale=1.05, flip_y=True),
-    ],
-)
-def test_carried_codes_are_those_of_the_moved_boxes(augment: BevAugment):
-    """Each at the cell to which its true box has moved."""
-    boxes = BoxBatch.pad(TRUTHS)
-    moved = augment.boxes(boxes.values)
-    before, after = (GRID.cell_index(values[..., :2]) for values in (boxes.values, moved))
-    said = augment.boxes(decode_boxes(carried_codes(IDENTITY), before, GRID))
-    carried = decode_boxes(carried_codes(augment), after, GRID)
-    on = (torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
-    assert torch.allclose(carried[on][:, :6], said[on][:, :6], atol=1e-4)
-    assert torch.allclose(carried[on][:, 7:], said[on][:, 7:], atol=1e-4)
-    assert torch.allclose((carried[on][:, 6] - said[on][:, 6]).cos(), torch.ones(3), atol=1e-5)
-
-
-def test_a_flip_reflects_the_offset_and_keeps_the_length_of_the_heading():
-    still, flipped = (
-        carried_codes(IDENTITY)[0, 0],
-        carried_codes(BevAugment.compose(flip_x=True))[0, 0],
-    )
-    assert flipped[0].item() == pytest.approx(1 - still[0].item(), abs=1e-5)
-    assert flipped[1:6].tolist() == pytest.approx(still[1:6].tolist(), abs=1e-5)
-    # Sine stays, cosine and the velocity along x change their sign.
-    assert flipped[6:].tolist() == pytest.approx(
-        (still[6:] * torch.tensor([1, -1, -1, 1])).tolist()
-    )

@@ -15,20 +15,13 @@ from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from store.choices import Coverage
 from store.errors import MissingTargetError
+from store.fingerprint import Augmentation, DatasetIdentity, DrawnViews, Fingerprint
 from store.match import require_match
 from store.merge import plan_merge
 from store.plan import masks_of, plan_arrays
 from store.reader import Cache, open_cache
 from store.rows import rows_of_frames, token_hash
-from store.schema import (
-    Augmentation,
-    DatasetIdentity,
-    DrawnViews,
-    Fingerprint,
-    Need,
-    Places,
-    Target,
-)
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 from student_train.past_rows import PastRows
 from student_train.targets import pad_targets

@@ -13,9 +13,9 @@ from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
 from frames.cell_masks import FootprintMask, OriginMask, RandomMask, foreground_cells
 from frames.heatmap import CENTER_HEAD, UNIDISTILL, center_heatmap
+from nets.read_at import read_at
 from store.rows import CachedRow
 from store.schema import Need, Places, Target
-from student_train.methods.imitation import read_at
 from student_train.targets import FrameTargets, frame_targets, pad_targets
 from tests.student_train.method_suite import GRID, some_boxes
 

@@ -27,10 +27,11 @@ from frames.heatmap import UNIDISTILL, center_heatmap
 from nets.box_features import relation
 from nets.center_head import CenterMaps
 from store.choices import Coverage
+from store.fingerprint import DatasetIdentity, Fingerprint, TeacherIdentity
 from store.plan import TeacherShapes, masks_of, plan_arrays
 from store.reader import open_cache
 from store.rows import CachedRow, rows_of_frames, token_hash
-from store.schema import DatasetIdentity, Fingerprint, Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target
 from store.values import RowDecoder, checked_row
 from store.writer import StoreWriter
 from student_train.methods.base import MethodContext, StudentMaps, TermConfig

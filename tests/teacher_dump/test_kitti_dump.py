@@ -15,10 +15,11 @@ from frames.grid import BEVGrid
 from frames.kitti.config import KittiConfig
 from frames.kitti.reader import read_frames
 from frames.loading import load_points
+from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
 from store.reader import open_cache
 from store.rows import rows_of_frames
-from store.schema import Need, Places, Target, TeacherIdentity
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.protocol import TeacherInfo, TeacherOutput

@@ -13,8 +13,9 @@ from frames.frame import Frame
 from frames.heatmap import CENTER_HEAD
 from frames.loading import load_points
 from store.choices import Coverage
+from store.fingerprint import DrawnViews
 from store.reader import Cache, open_cache
-from store.schema import DrawnViews, Need, Places, Target
+from store.schema import Need, Places, Target
 from store.writer import StoreWriter
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, dump, frames_of_rows, plan_dump
