@@ -50,6 +50,8 @@ class FitConfig(BaseModel):
             leaves each its own. SECOND's 0.01 lags a hundred steps behind: too slow for a run of
             a few hundred.
         clip_norm: Largest gradient norm.
+        class_balanced: Frames are drawn with repetition, as many for each class
+            (``frames/class_balance.py``, CBGS); a pass over the data is then some times as long.
         workers: Loader processes; 0 loads in the training process.
         seed: Decides initial weights, order of frames and augmentation.
         threads: CPU threads of this process; None leaves torch's choice.
@@ -70,6 +72,7 @@ class FitConfig(BaseModel):
     average: float = Field(0.99, gt=0, lt=1)
     norm_momentum: float | None = Field(None, gt=0, le=1)
     clip_norm: PositiveFloat = 35.0
+    class_balanced: bool = False
     workers: NonNegativeInt = 0
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = None

@@ -143,6 +143,12 @@ class StudentRun(BaseModel):
                 f"unlabelled = {self.unlabelled!r}, but every frame is labelled: set data.labelled "
                 "below 1, or leave unlabelled out"
             )
+        if self.fit.class_balanced and self.data.labelled < 1 and self.unlabelled != "leave_out":
+            raise ValueError(
+                "fit.class_balanced draws frames by their labels, so those whose labels are hidden "
+                'by data.labelled would never be seen: set unlabelled = "leave_out", or leave '
+                "class_balanced out"
+            )
         hidden = self.data.labelled < 1 and self.unlabelled == "distil"
         if isinstance(self.student, StereoStudentConfig) and self.student.image_head and hidden:
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from frames.augment import BevAugment
 from frames.boxes import BoxBatch, Boxes3D
+from frames.class_balance import class_balanced
 from frames.errors import DataError
 from frames.frame import Frame
 from frames.labelled import labelled_frames
@@ -82,6 +83,8 @@ class StudentDataset(TrainingData[StudentExample]):
     ) -> None:
         self.run, self.needs = run, frozenset(needs)
         self.frames = labelled_frames(frames) if run.unlabelled == "leave_out" else frames
+        if run.fit.class_balanced:
+            self.frames = class_balanced(self.frames, run.fit.seed)
         self.reader = run.reader.among(frames)
         own = [need for need in needs if not need.offset]
         read = arrays_read(own, cache.fingerprint.arrays) if cache else ()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
+from frames.class_balance import class_balanced
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.labelled import labelled_frames
@@ -47,7 +48,8 @@ class TeacherDataset(TrainingData[tuple[SensorInput, Boxes3D]]):
     """Augmented frames; the example's position seeds its augmentation."""
 
     def __init__(self, frames: Sequence[Frame], run: TeacherRun) -> None:
-        self.frames, self.run, self.reader = frames, run, run.reader
+        self.frames = class_balanced(frames, run.fit.seed) if run.fit.class_balanced else frames
+        self.run, self.reader = run, run.reader
 
     def __len__(self) -> int:
         return len(self.frames)

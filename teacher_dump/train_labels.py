@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from frames.boxes import BoxBatch, Boxes3D
+from frames.class_balance import class_balanced
 from frames.dataset import read_frames
 from frames.frame import Frame
 from frames.labelled import labelled_frames
@@ -28,7 +29,8 @@ class LabelDataset(TrainingData[Boxes3D]):
     """Frames as augmented boxes; the example's position seeds its augmentation."""
 
     def __init__(self, frames: Sequence[Frame], run: LabelEncoderRun) -> None:
-        self.frames, self.run = frames, run
+        self.frames = class_balanced(frames, run.fit.seed) if run.fit.class_balanced else frames
+        self.run = run
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -221,6 +221,11 @@ def test_what_cannot_work_is_refused(world: Path, kitti_world: Path, tmp_path: P
     run = student_run(tmp_path, world)
     with pytest.raises(ValueError, match=r"every frame is labelled: set data\.labelled"):
         StudentRun.model_validate(run.model_dump(mode="json") | {"unlabelled": "leave_out"})
+    document = few(run).model_dump(mode="json")
+    document["fit"]["class_balanced"] = True
+    with pytest.raises(ValueError, match=r"would never be seen: set unlabelled"):
+        StudentRun.model_validate(document)
+    StudentRun.model_validate(document | {"unlabelled": "leave_out"})
     with pytest.raises(ConfigError, match='teach nothing; set unlabelled = "leave_out"'):
         train_student(few(run), None, tmp_path / "out", resume=False, device="cpu")
     for unlabelled in ("distil", "leave_out"):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from frames.augment import BevAugment
 from frames.boxes import Boxes3D
 from frames.camera_input import CameraInput, check_cameras
+from frames.class_balance import class_balanced
 from frames.errors import DataError
 from frames.frame import Camera, Frame
 from frames.geometry import project
@@ -203,6 +204,16 @@ def test_a_missing_camera_is_named(run: StudentRun, frames: list[Frame]):
     message = r"lacks CAM_FRONT_LEFT \(1 of 2 frames lack a camera\)"
     with pytest.raises(DataError, match=message):
         check_cameras([frames[0], blind], run.data.cameras)
+
+
+def test_frames_are_drawn_by_their_classes(run: StudentRun, frames: list[Frame], cache: Cache):
+    fit = run.fit.model_copy(update={"class_balanced": True})
+    balanced = run.model_copy(update={"fit": fit})
+    data = StudentDataset(frames, balanced, cache, NEEDS)
+    drawn = class_balanced(frames, run.fit.seed)
+    assert [frame.token for frame in data.frames] == [frame.token for frame in drawn]
+    assert len(data) == len(drawn) > len(frames)
+    assert same(data[0, 5], StudentDataset(drawn, run, cache, NEEDS)[0, 5])
 
 
 def test_a_batch_holds_its_frames_in_order(run: StudentRun, frames: list[Frame], cache: Cache):
