@@ -151,6 +151,8 @@ _SHARES = {
     "response": {"share": 0.4},
 }
 
+_ADAPTED = {**_SHARES, "adapters": "conv1x1"}
+
 
 def _unidistill(
     teacher: str, student: str, weights: Mapping[str, Any] = _SHARES, only: str | None = None
@@ -179,6 +181,10 @@ _UNIDISTILL = {
     "feature": _unidistill("lidar", "camera", only="feature"),
     "relation": _unidistill("lidar", "camera", only="relation"),
     "response": _unidistill("lidar", "camera", only="response"),
+    # A student that is already trained has channels of its own; an adapter leaves it these.
+    "lidar_to_camera_adapted": _unidistill("lidar", "camera", _ADAPTED),
+    "fusion_to_camera_adapted": _unidistill("fusion", "camera", _ADAPTED),
+    "feature_adapted": _unidistill("lidar", "camera", _ADAPTED, only="feature"),
 }
 
 
@@ -202,7 +208,6 @@ def _but(term: str) -> dict[str, Any]:
     return dict.fromkeys({"imd", "cmd", "mmd_f", "mmd_p"} - {term}, _NOTHING)
 
 
-_UNIDISTILL_HERE = {**_SHARES, "adapters": "conv1x1"}
 # At twice as many rows as the teacher's map has channels.
 _STXD_HERE = {"random_cells": 144}
 # One student for all methods on centre heads, so that their scores can be compared; SimDistill's is
@@ -211,7 +216,7 @@ _METHODS = {
     "none": _history("none"),
     "imitation": _history("imitation"),
     "xgd": _history("xgd"),
-    "unidistill": _history("unidistill", unidistill=_UNIDISTILL_HERE),
+    "unidistill": _history("unidistill", unidistill=_ADAPTED),
     "labeldistill": _history("labeldistill"),
     "stxd": _history("stxd", stxd=_STXD_HERE),
     "sim_none": _simdistill("none"),
@@ -222,7 +227,7 @@ _METHODS = {
     "sim_mmd_f": _simdistill("simdistill", **_but("mmd_f")),
     "sim_mmd_p": _simdistill("simdistill", **_but("mmd_p")),
     "xgd+imitation": _history("xgd+imitation"),
-    "xgd+unidistill": _history("xgd+unidistill", unidistill=_UNIDISTILL_HERE),
+    "xgd+unidistill": _history("xgd+unidistill", unidistill=_ADAPTED),
     "labeldistill+stxd": _history("labeldistill+stxd", stxd=_STXD_HERE),
     "lidar_features": _labeldistill("label", "heatmap", "box"),
     "label_features": _labeldistill("lidar", "heatmap", "box"),

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +12,15 @@ from commands.tables import METRICS
 
 # Official AP from which on a class counts as found.
 FOUND = 0.02
-TP_ERRORS = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err"}
+TP_ERRORS = {
+    "ATE": "trans_err",
+    "ASE": "scale_err",
+    "AOE": "orient_err",
+    "AVE": "vel_err",
+    "AAE": "attr_err",
+}
+# nuScenes' own, of mAP against each of the five errors.
+AP_WEIGHT = 5
 Result = dict[str, Any]
 Run = tuple[str, int]  # arm or teacher, seed
 Figures = dict[str, dict[Run, dict[str, float]]]  # title -> run -> column -> value
@@ -100,7 +108,22 @@ def _nuscenes(scores: Mapping[Run, Mapping[str, Any]]) -> Figures:
         }
         for name in found
     }
-    return {"official metrics": official} | by_distance | each
+    together = {}
+    if found:
+        title = f"classes that every run finds ({', '.join(found)})"
+        together[title] = {run: _together([each[name][run] for name in found]) for run in scores}
+    return {"official metrics": official} | by_distance | together | each
+
+
+def _together(classes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """NDS and what it is made of, as if there were no other classes."""
+    means = {
+        f"m{name}": statistics.mean(row[name] for row in classes if name in row)
+        for name in ("AP", *TP_ERRORS)
+        if any(name in row for row in classes)
+    }
+    good = sum(1 - min(means[f"m{name}"], 1) for name in TP_ERRORS if f"m{name}" in means)
+    return {"NDS": (AP_WEIGHT * means["mAP"] + good) / (AP_WEIGHT + len(TP_ERRORS))} | means
 
 
 def _official(scores: Mapping[Run, Mapping[str, Any]]) -> dict[Run, dict[str, float]]:
