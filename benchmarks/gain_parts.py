@@ -41,6 +41,10 @@ class Arm:
     unlabelled: Unlabelled = "distil"
     started: bool = False
 
+    def __post_init__(self) -> None:
+        if self.started and self.labelled < ALL:
+            raise ValueError("what an arm starts from has seen all labels: leave started out")
+
     @property
     def start(self) -> str | None:
         """Name of the run that it starts from; None: random weights."""

@@ -45,7 +45,10 @@ class Records:
     part: str
 
     def write(self, run: Run, configs: Sequence[BaseModel], result: Result) -> None:
-        """Write a run's record; an older one of that name is replaced.
+        """Write a run's record; an older one of the same checkpoint is replaced.
+
+        Raises:
+            ConfigError: There is one of another checkpoint.
 
         Args:
             run: Arm or teacher, and its seed.
@@ -63,9 +66,19 @@ class Records:
         }
         path = self._path(run)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._refuse_another(path, result["checkpoint_sha256"])
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(facts | _rounded(result), indent=1) + "\n")
         partial.replace(path)
+
+    def _refuse_another(self, path: Path, sha256: str) -> None:
+        """Compared arms are of one start and one teacher: no other takes its place."""
+        found = json.loads(path.read_text())["checkpoint_sha256"] if path.is_file() else sha256
+        if found != sha256:
+            raise ConfigError(
+                f"{path} is of checkpoint {found[:12]}, now {sha256[:12]}: go on in the --out of "
+                "that one, or give another --records"
+            )
 
     def has(self, run: Run, configs: Sequence[BaseModel]) -> bool:
         """Whether this very run is recorded.

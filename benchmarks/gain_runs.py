@@ -4,10 +4,11 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from benchmarks.gain_costs import costs, time_teacher
 from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, few_labels
@@ -17,6 +18,7 @@ from commands import steps
 from commands.progress import console
 from commands.tables import plain_scores
 from commands.world import load_world, make_world
+from frames.world.config import KittiWorldConfig, WorldConfig
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
 from runs.metrics import last_values, mean_values
@@ -41,6 +43,7 @@ class Job:
         run: How it is trained.
         folder: Of the run.
         records: Where its record goes.
+        made_of: Configs of its world, teacher and label encoder.
         store: The cache that it reads.
         start: The job whose student it starts from.
     """
@@ -49,13 +52,14 @@ class Job:
     run: StudentRun
     folder: Path
     records: Records
+    made_of: tuple[BaseModel, ...]
     store: Path | None = None
     start: "Job | None" = None
 
     @property
-    def runs(self) -> list[StudentRun]:
+    def configs(self) -> list[BaseModel]:
         """All that its weights come from."""
-        return [self.run, *(self.start.runs if self.start else [])]
+        return [self.run, *self.made_of, *(self.start.configs if self.start else [])]
 
     def do(self) -> None:
         """Do what is not done yet; a finished run is read back."""
@@ -66,9 +70,11 @@ class Job:
         path = train_student(self.run, cache, self.folder, resume=True, device="cpu", start=start)
         result = _scored(path, self.run, self.folder)
         result["costs"] = costs(self.run, self.store, self.folder)
+        if start is not None:
+            result["start_sha256"] = start.sha256
         if cache is not None:
             result["teacher_sha256"] = cache.fingerprint.teacher.checkpoint_sha256
-        self.records.write(self.name, self.runs, result)
+        self.records.write(self.name, self.configs, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +105,20 @@ class Comparison:
         Raises:
             ConfigError: A record is of another config.
         """
-        every = [self._job(name, seed) for seed in seeds for name in self.arms]
-        todo = [job for job in every if not self.records.has(job.name, job.runs)]
+        every = [self.job(name, seed) for seed in seeds for name in self.arms]
+        todo = [job for job in every if not self.records.has(job.name, job.configs)]
         if not todo:
             return
-        world = load_world(self.configs / f"{self.part.world}_world.toml")
-        make_world(world, self.out / "world", workers=jobs)
+        make_world(self.world, self.out / "world", workers=jobs)
         left = {name: self.arms[name] for name, _ in (job.name for job in todo)}.values()
         taught = {arm.taught_by: arm for arm in left if arm.store}
         starts = {job.start.name: job.start for job in todo if job.start}
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             teachers = {
-                (name, 0): pool.submit(_teach, self.teacher(arm), self.out / name, self.records)
+                (name, 0): pool.submit(
+                    _teach, self.teacher(arm), self.world, self.out / name, self.records
+                )
                 for name, arm in taught.items()
             }
             _announce(teachers | _submit(pool, starts.values()))
@@ -121,20 +128,39 @@ class Comparison:
                 self._dump(store)
             _announce(_submit(pool, todo))
 
-    def _job(self, name: str, seed: int) -> Job:
+    def job(self, name: str, seed: int) -> Job:
+        """What is to be done for an arm and a seed."""
         arm, own = self.arms[name], self.out / self.records.part
+        made_of: list[BaseModel] = [self.world]
         start = None
         if arm.start is not None:
             run = self.start(arm)
-            start = Job((arm.start, 0), run, own / arm.start, self.records)
+            start = Job((arm.start, 0), run, own / arm.start, self.records, (self.world,))
+        if arm.store is not None:
+            made_of.append(self.teacher(arm))
+        if arm.embeds_labels:
+            made_of.append(self.label_encoder)
         return Job(
             (name, seed),
             _with_fit(self.student(arm), seed=seed, threads=1),
             own / f"{name}-{seed}",
             self.records,
+            tuple(made_of),
             own / arm.store if arm.store else None,
             start,
         )
+
+    @property
+    def world(self) -> WorldConfig | KittiWorldConfig:
+        """What all of the part see."""
+        return load_world(self.configs / f"{self.part.world}_world.toml")
+
+    @property
+    def label_encoder(self) -> LabelEncoderRun:
+        """The run of LabelDistill's."""
+        root = self.out / "world"
+        run = load_config(self._toml(LABEL_ENCODER), LabelEncoderRun, data__root=root)
+        return run.model_copy(update={"fit": run.fit.model_copy(update={"threads": 1})})
 
     def _toml(self, name: str) -> Path:
         return self.configs / f"{self.part.prefix}_{name}.toml"
@@ -146,7 +172,7 @@ class Comparison:
 
     def start(self, arm: Arm) -> StudentRun:
         """The run of what it starts from: its student without a method, for longer."""
-        run = self.student(replace(arm, method="none", settings={}, embeds_labels=False))
+        run = self.student(Arm("none", student=arm.student))
         return _with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
 
     def teacher(self, arm: Arm) -> TeacherRun:
@@ -158,11 +184,8 @@ class Comparison:
         return TeacherRun.model_validate(document)
 
     def _train_labels(self) -> None:
-        root = self.out / "world"
-        run = load_config(self._toml(LABEL_ENCODER), LabelEncoderRun, data__root=root)
-        run = run.model_copy(update={"fit": run.fit.model_copy(update={"threads": 1})})
-        teacher = self.out / "teacher" / "teacher.pt"
-        train_label_encoder(run, teacher, self.out / LABEL_ENCODER, resume=True, device="cpu")
+        teacher, folder = self.out / "teacher" / "teacher.pt", self.out / LABEL_ENCODER
+        train_label_encoder(self.label_encoder, teacher, folder, resume=True, device="cpu")
 
     def _dump(self, store: Path) -> None:
         """A cache for all arms of the part that read it, whichever are run now."""
@@ -200,15 +223,10 @@ def _with_all_methods(runs: Iterable[StudentRun]) -> StudentRun:
     return StudentRun.model_validate(document | {"method": "+".join(whose)})
 
 
-def _teach(run: TeacherRun, folder: Path, records: Records) -> None:
+def _teach(run: TeacherRun, world: BaseModel, folder: Path, records: Records) -> None:
     """One teacher in its own process."""
     path = train_teacher(run, folder, resume=True, device="cpu")
-    result = _scored(path, run, folder)
-    records.write((folder.name, 0), [run], result | {"checkpoint_sha256": _digest(path)})
-
-
-def _digest(path: Path) -> str:
-    return load_checkpoint(path).sha256
+    records.write((folder.name, 0), [run, world], _scored(path, run, folder))
 
 
 def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Result:
@@ -223,4 +241,4 @@ def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Res
             json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)
         )
     result: Result = json.loads(record.read_text())
-    return result
+    return result | {"checkpoint_sha256": load_checkpoint(checkpoint).sha256}

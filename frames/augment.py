@@ -30,7 +30,8 @@ class BevAugmentConfig(BaseModel):
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     flip_x: float = Field(0.0, ge=0, le=1)
     flip_y: float = Field(0.0, ge=0, le=1)
-    shift: float = Field(0.0, ge=0)
+    # Left out where there is none: manifests written before it was known keep their bytes.
+    shift: float = Field(0.0, ge=0, allow_inf_nan=False, exclude_if=lambda shift: shift == 0)
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> "BevAugmentConfig":

@@ -51,7 +51,7 @@ class FitConfig(BaseModel):
             a few hundred.
         clip_norm: Largest gradient norm.
         class_balanced: Frames are drawn with repetition, as many for each class
-            (``frames/class_balance.py``, CBGS); a pass over the data is then some times as long.
+            (``frames/class_balance.py``, CBGS); a pass over the data is then several times as long.
         workers: Loader processes; 0 loads in the training process.
         seed: Decides initial weights, order of frames and augmentation.
         threads: CPU threads of this process; None leaves torch's choice.

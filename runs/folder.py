@@ -39,8 +39,8 @@ def claim_folder(
             then, now = begun.setdefault(key, None), config[key]
             if then != now:
                 raise ConfigError(
-                    f"{folder} was begun with the {key} {then}, found {now}: give that one, or "
-                    "name another folder"
+                    f"{folder} was begun with the {key} of sha256 {then}, found {now}: give that "
+                    "one (None: leave it out), or name another folder"
                 )
         if _without_place(begun) != _without_place(config):
             raise ConfigError(

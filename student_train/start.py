@@ -1,14 +1,24 @@
 """A student begins with the weights of a trained one: the same network, nothing left out."""
 
+from typing import Any
+
 from torch import nn
 
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
 from runs.errors import ConfigError
+from store.differences import differences
 from student_train.config import StudentRun
 
-# What a network learns and how it is read, not what it is.
-MAY_DIFFER = {"loss", "decode", "depth_loss_weight", "past_grad"}
+# What a network learns, how it is read and how it is computed, not what it is.
+MAY_DIFFER: Any = {
+    "loss": True,
+    "image_loss": True,
+    "decode": True,
+    "depth_loss_weight": True,
+    "past_grad": True,
+    "depth": {"checkpointed"},
+}
 
 
 def start_from(network: nn.Module, run: StudentRun, start: Checkpoint) -> None:
@@ -24,17 +34,20 @@ def start_from(network: nn.Module, run: StudentRun, start: Checkpoint) -> None:
         CheckpointError: Its weights do not fit its config.
     """
     trained = parse_config(start.config, StudentRun, f"the student of --start {start.sha256[:12]}")
-    theirs, ours = _network(trained), _network(run)
-    differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-    if differing:
+    if mismatches := list(differences(_network(trained), _network(run))):
         raise ConfigError(
-            f"--start {start.sha256[:12]} ({trained.name}) is another network than {run.name}: "
-            f"student.{', student.'.join(differing)} differ; expected the same [student]"
+            f"--start {start.sha256[:12]} ({trained.name}) is another network than {run.name}; "
+            f"give one with the same [student]:\n  " + "\n  ".join(mismatches)
         )
     start.load_into(network)
 
 
-def _network(run: StudentRun) -> dict[str, object]:
+def without_pretraining(run: StudentRun) -> StudentRun:
+    """The same run, its image backbone's weights not fetched: they would be overwritten."""
+    return run.model_copy(update={"student": run.student.without_pretraining()})
+
+
+def _network(run: StudentRun) -> dict[str, Any]:
     # Where an image backbone's first weights came from is no longer of interest.
-    config = run.student.without_pretraining()
-    return config.model_dump(mode="json", exclude=MAY_DIFFER)
+    config = without_pretraining(run).student
+    return {"student": config.model_dump(mode="json", exclude=MAY_DIFFER)}

@@ -1,9 +1,10 @@
 """From cached rows to the teacher targets of a batch, carried into the student's frame.
 
 Canonical targets are those of unaugmented frames. Boxes and box codes move by the transform, cells
-move as points, so flips, turns and scales of the BEV frame need no warped maps: the student's own
-map is read where the teacher's cell has gone. The nine points of a box go by index. Targets of
-stored views are in their student's frame already (carried by the identity, they stay as they are).
+move as points, so flips, turns, scales and shifts of the BEV frame need no warped maps: the
+student's own map is read where the teacher's cell has gone. The nine points of a box go by index.
+Targets of stored views are in their student's frame already (carried by the identity, they stay as
+they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence

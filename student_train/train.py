@@ -22,7 +22,7 @@ from student_train.balance import GradientBalance
 from student_train.config import StudentRun
 from student_train.data import StudentBatch, StudentDataset
 from student_train.methods.base import Method, MethodContext, Tasks
-from student_train.start import start_from
+from student_train.start import start_from, without_pretraining
 from student_train.students.base import StudentOutput
 from student_train.students.camera import CameraStudentConfig
 from student_train.students.kinds import build_student, center_head, teaches_depth
@@ -227,7 +227,7 @@ def train_student(
         require_views(cache, run.bev_augment)
         require_flips(needs, run.bev_augment, run.student.grid, cache.views)
     seed_run(run.fit.seed, run.fit.threads)
-    training = StudentTraining(run, cache)
+    training = StudentTraining(run if start is None else without_pretraining(run), cache)
     if start is not None:
         start_from(training.network, run, start)
     data = StudentDataset(frames, run, cache, needs)

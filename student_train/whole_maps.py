@@ -33,8 +33,8 @@ def require_flips(
         views: That the cache holds of each frame; stored views are replayed, nothing is carried.
 
     Raises:
-        ConfigError: A whole map is read, and the frame is turned, scaled, or mirrored about an axis
-            about which the grid is not symmetric.
+        ConfigError: A whole map is read, and the frame is turned, scaled, shifted, or mirrored
+            about an axis about which the grid is not symmetric.
     """
     whole = sorted({str(need.target) for need in needs if need.places is Places.MAP})
     if not whole or views > 1:

@@ -156,10 +156,10 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
         return path
     frames = labelled_frames(read_frames(run.data))
     run.reader.check(frames, training=True)
+    data = TeacherDataset(frames, run)
     claim_folder(out_dir, run, resume=resume)
     seed_run(run.fit.seed, run.fit.threads)
     training = teacher_training(run)
-    data = TeacherDataset(frames, run)
     fit(training, data, out_dir, resume=resume, device=device, name=run.name)
     notes = {"frames": len(frames), "split": run.data.split}
     save_checkpoint(path, "teacher", config, training.network, notes)

@@ -23,8 +23,8 @@ GPU = "GPU"
 # A batch system starts workers one after the other, and may start a lost one again.
 NO_WORKER_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
-# On a machine of one's own a worker that is silent is busy: who died is seen by the process.
-_PATIENCE = {
+# A silent worker of this machine is busy: when one dies its connection closes at once.
+_BUSY = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.connect": "5 minutes",
     "distributed.comm.timeouts.tcp": "5 minutes",
@@ -58,7 +58,7 @@ def local_workforce(workers: int, device: str) -> Iterator[Workforce]:
     """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     with (
-        dask.config.set(_PATIENCE),
+        dask.config.set(_BUSY),
         tempfile.TemporaryDirectory(prefix="bevcache-workers-") as folder,
         _scheduler() as cluster,
     ):
@@ -133,7 +133,7 @@ def _scheduler() -> LocalCluster:
 
 def _work(address: str, name: str, folder: str, gpu: int | None) -> None:
     """Be a worker until the scheduler goes."""
-    dask.config.set(_PATIENCE)
+    dask.config.set(_BUSY)
     # Ctrl-C reaches the whole process group; the client answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)

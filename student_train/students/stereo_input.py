@@ -116,8 +116,8 @@ class StereoReader(Reader):
         if not augment.is_identity:
             if not torch.equal(augment.matrix, MIRROR.matrix):
                 raise DataError(
-                    f"frame {frame.token}: a stereo student can be mirrored along y, not turned "
-                    "or scaled: set bev_augment to flip_y alone, here and in the cache's dump"
+                    f"frame {frame.token}: a stereo student can be mirrored along y alone: "
+                    "set nothing but flip_y in bev_augment, here and in the cache's dump"
                 )
             cameras, images = flip_cameras(*cameras), [*flip_images(*images)]
         left, right = cameras

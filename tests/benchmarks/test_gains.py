@@ -96,6 +96,34 @@ def test_few_labels_have_teachers_and_caches_of_their_own(configs: Path, tmp_pat
     assert found["imitation_50_all", 0]["teacher_sha256"] == notes[1].teacher.checkpoint_sha256
 
 
+def test_a_record_is_of_all_that_its_run_comes_from(configs: Path, tmp_path: Path):
+    write_past_student_toml(configs, tmp_path).rename(configs / "gain_history_student.toml")
+    write_label_encoder_toml(configs, tmp_path).rename(configs / "gain_label_encoder.toml")
+    part, records = PARTS["methods"], Records(tmp_path, "methods")
+    comparison = Comparison(part, part.arms, tmp_path, configs, records)
+    arms = ("none", "imitation", "labeldistill")
+
+    def hashes() -> list[str]:
+        return [config_hash(comparison.job(name, 0).configs) for name in arms]
+
+    def changed_by(name: str, old: str, new: str) -> list[bool]:
+        before, toml = hashes(), (configs / name).read_text()
+        (configs / name).write_text(toml.replace(old, new))
+        after = hashes()
+        (configs / name).write_text(toml)
+        return [a != b for a, b in zip(before, after, strict=True)]
+
+    assert len(set(hashes())) == 3
+    steps = ("steps = 2", "steps = 3")
+    assert changed_by("gain_history_student.toml", *steps) == [True, True, True]
+    assert changed_by("gain_teacher.toml", *steps) == [False, True, True]
+    assert changed_by("gain_label_encoder.toml", "steps = ", "steps = 1") == [False, False, True]
+    assert changed_by("gain_world.toml", "train_scenes", "seed = 5\ntrain_scenes") == [True] * 3
+    records.write(("teacher", 0), [], {"checkpoint_sha256": "a" * 64})
+    with pytest.raises(ConfigError, match=r"teacher-0\.json is of checkpoint aaa.*, now bbb"):
+        records.write(("teacher", 0), [], {"checkpoint_sha256": "b" * 64})
+
+
 def test_one_student_and_one_cache_serve_all_methods(configs: Path, tmp_path: Path):
     write_past_student_toml(configs, tmp_path).rename(configs / "gain_history_student.toml")
     write_label_encoder_toml(configs, tmp_path).rename(configs / "gain_label_encoder.toml")

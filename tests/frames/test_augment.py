@@ -126,3 +126,14 @@ def test_scale_factors_must_be_positive_and_in_order():
         BevAugmentConfig(scale=(0.0, 1.0))
     with pytest.raises(ValidationError, match="smallest, largest"):
         BevAugmentConfig(scale=(1.1, 0.9))
+
+
+def test_a_config_without_a_shift_is_written_as_before_there_was_one():
+    """Manifests are known by their bytes."""
+    assert set(BevAugmentConfig(rotation=0.1).model_dump(mode="json")) == {
+        *("rotation", "scale", "flip_x", "flip_y")
+    }
+    shifted = BevAugmentConfig(shift=0.5)
+    assert BevAugmentConfig.model_validate_json(shifted.model_dump_json()) == shifted
+    with pytest.raises(ValidationError, match="finite"):
+        BevAugmentConfig(shift=math.inf)

@@ -43,7 +43,7 @@ def test_the_data_may_move(tmp_path: Path):
 def test_a_run_goes_on_with_the_cache_it_was_begun_with(tmp_path: Path):
     claim_folder(tmp_path / "run", RUN, resume=False, notes={"cache": "a" * 64})
     claim_folder(tmp_path / "run", RUN, resume=True, notes={"cache": "a" * 64})
-    with pytest.raises(ConfigError, match=r"begun with the cache aaa.*, found bbb"):
+    with pytest.raises(ConfigError, match=r"begun with the cache of sha256 aaa.*, found bbb"):
         claim_folder(tmp_path / "run", RUN, resume=True, notes={"cache": "b" * 64})
 
 

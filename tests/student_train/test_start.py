@@ -46,15 +46,20 @@ def test_a_finished_run_is_of_its_start(world: Path, tmp_path: Path, start: Chec
     made = path.stat().st_mtime_ns
     train_student(run, None, out, resume=True, device="cpu", start=start)
     assert path.stat().st_mtime_ns == made
-    with pytest.raises(ConfigError, match=f"begun with the start {start.sha256}, found None"):
+    with pytest.raises(
+        ConfigError, match=f"begun with the start of sha256 {start.sha256}, found None"
+    ):
         train_student(run, None, out, resume=True, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("changes", "differing"),
     [
-        ({"grid": {"cell_size": 9.6}}, "student.grid differ"),
-        ({"depth": {"context_channels": 5}, "backbone": {"in_channels": 5}}, "student.backbone"),
+        ({"grid": {"cell_size": 9.6}}, r"student\.grid\.cell_size: found 4\.8, expected 9\.6"),
+        (
+            {"depth": {"context_channels": 5}, "backbone": {"in_channels": 5}},
+            r"student\.backbone\.in_channels: found 6, expected 5",
+        ),
     ],
 )
 def test_another_network_is_refused(
