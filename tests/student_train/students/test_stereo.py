@@ -137,7 +137,7 @@ def test_depth_is_taught_in_training_alone(frame: KittiFrame):
 
 def test_more_than_a_flip_is_refused(frame: KittiFrame):
     reader = StereoReader((32, 48), 1.0, with_depth=False)
-    with pytest.raises(DataError, match="can be mirrored along y, not turned or scaled"):
+    with pytest.raises(DataError, match="can be mirrored along y alone: set nothing but flip_y"):
         reader.read(frame, BevAugment.compose(yaw=0.1), None)
 
 
