@@ -20,8 +20,8 @@ class BevAugmentConfig(BaseModel):
         scale: Smallest and largest factor.
         flip_x: Probability that x changes its sign.
         flip_y: Probability that y changes its sign.
-        shift: Standard deviation of a shift along x and along y, metres; CenterPoint and UniDistill
-            have 0.5, along z too.
+        shift: Standard deviation of a shift along x and along y, metres; UniDistill has 0.5, along
+            z too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

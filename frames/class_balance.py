@@ -16,8 +16,8 @@ def class_balanced(frames: Sequence[Frame], seed: int) -> list[Frame]:
     """Frames with repetitions: as many are drawn for each class, among those that show it.
 
     In all there are as many as pairs of a frame and a class that it shows, less what is rounded
-    down. A frame without boxes is never drawn, nor are some others: of 3,712 frames that nearly all
-    show cars, half. A common class still shows in more of them than a rare one.
+    down. A frame without boxes is never drawn, and where one class is in nearly all frames many of
+    its frames are not either. A common class still shows in more of them than a rare one.
 
     Args:
         frames: Of a split.

@@ -33,7 +33,6 @@ from student_train.methods.at_anchors import (
 from student_train.methods.base import (
     Method,
     MethodConfig,
-    MethodContext,
     MethodResult,
     StudentMaps,
     TeacherTargets,
@@ -76,9 +75,6 @@ class Cld(Method):
 
     config_type: ClassVar[type[MethodConfig]] = CldConfig
     config: CldConfig
-
-    def __init__(self, config: CldConfig, context: MethodContext) -> None:
-        super().__init__(config, context)
 
     @classmethod
     def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:

@@ -38,7 +38,6 @@ from store.schema import Need, Places, Target
 from student_train.methods.base import (
     Method,
     MethodConfig,
-    MethodContext,
     MethodResult,
     StudentMaps,
     TeacherTargets,
@@ -126,9 +125,6 @@ class Xgd(Method):
 
     config_type: ClassVar[type[MethodConfig]] = XgdConfig
     config: XgdConfig
-
-    def __init__(self, config: XgdConfig, context: MethodContext) -> None:
-        super().__init__(config, context)
 
     @classmethod
     def needs(

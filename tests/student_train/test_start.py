@@ -10,7 +10,7 @@ from runs.errors import ConfigError
 from student_train.config import StudentRun
 from student_train.start import start_from
 from student_train.students.kinds import build_student
-from student_train.train import train_student
+from student_train.train import StudentTraining, train_student
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import student_run, write_student_toml
@@ -89,6 +89,23 @@ def test_loss_and_decoding_may_differ(world: Path, tmp_path: Path, start: Checkp
     network = build_student(run.student)
     start_from(network, run, start)
     assert all(torch.equal(v, start.weights[k]) for k, v in network.state_dict().items())
+
+
+def test_no_pretrained_weights_are_fetched_to_be_overwritten(
+    world: Path, tmp_path: Path, start: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
+    built: list[StudentRun] = []
+
+    def noted(run: StudentRun, cache: None) -> StudentTraining:
+        built.append(run)
+        return StudentTraining(run, cache)
+
+    monkeypatch.setattr("student_train.train.StudentTraining", noted)
+    document = student_run(tmp_path, world).model_dump(mode="json")
+    document["student"]["image"]["pretrained"] = True
+    run = StudentRun.model_validate(document)
+    train_student(run, None, tmp_path / "out", resume=False, device="cpu", start=start)
+    assert [own.student.image.pretrained for own in built] == [False]  # type: ignore[union-attr]
 
 
 def test_the_command_begins_with_a_student_alone(world: Path, tmp_path: Path, start: Checkpoint):

@@ -1,17 +1,21 @@
 """Training clouds and boxes live in one augmented frame."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from frames.boxes import Boxes3D
+from frames.class_balance import class_balanced
+from frames.errors import DataError
 from frames.frame import Frame
 from frames.geometry import yaw_rotations
 from frames.loading import load_points
 from frames.sensor_input import SensorInput
 from teacher_dump.config import TeacherRun
-from teacher_dump.train import TeacherDataset
+from teacher_dump.train import TeacherDataset, train_teacher
 from tests.tiny import teacher_run
 
 
@@ -77,6 +81,24 @@ def test_a_position_decides_the_augmentation(run: TeacherRun, frames: list[Frame
     assert cloud(seen).equal(cloud(again))
     assert boxes.values.equal(boxes_again.values)
     assert not cloud(seen).equal(cloud(other))
+
+
+def test_frames_are_drawn_by_their_classes(run: TeacherRun, frames: list[Frame]):
+    balanced = run.model_copy(update={"fit": run.fit.model_copy(update={"class_balanced": True})})
+    drawn = [frame.token for frame in TeacherDataset(frames, balanced).frames]
+    assert drawn == [frame.token for frame in class_balanced(frames, run.fit.seed)]
+    assert len(drawn) > len(frames)
+
+
+def test_frames_without_boxes_leave_no_folder_behind(
+    run: TeacherRun, frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    balanced = run.model_copy(update={"fit": run.fit.model_copy(update={"class_balanced": True})})
+    bare = [replace(frame, boxes=Boxes3D.empty()) for frame in frames]
+    monkeypatch.setattr("teacher_dump.train.read_frames", lambda _data: bare)
+    with pytest.raises(DataError, match="none of 3 frames has a box"):
+        train_teacher(balanced, tmp_path / "out", resume=False, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_batch_keeps_its_frames_apart(run: TeacherRun, frames: list[Frame]):
