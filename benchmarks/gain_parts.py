@@ -27,7 +27,8 @@ class Arm:
         labelled: Percent of the frames whose labels the student may see.
         teacher_labelled: The same of its teacher.
         unlabelled: What the student does with the others.
-        started: Whether it starts from the same student, trained without a method before.
+        started: Whether it starts from the same student, trained without a method before, on the
+            same labels.
     """
 
     method: str
@@ -41,14 +42,11 @@ class Arm:
     unlabelled: Unlabelled = "distil"
     started: bool = False
 
-    def __post_init__(self) -> None:
-        if self.started and self.labelled < ALL:
-            raise ValueError("what an arm starts from has seen all labels: leave started out")
-
     @property
     def start(self) -> str | None:
         """Name of the run that it starts from; None: random weights."""
-        return f"{self.student}_start" if self.started else None
+        few = f"_{self.labelled}" if self.labelled < ALL else ""
+        return f"{self.student}_start{few}" if self.started else None
 
     @property
     def taught_by(self) -> str:
@@ -106,17 +104,19 @@ class Part:
         arms: What can be asked for.
         usual: What is run unless something is asked for.
         world: Prefix of its world's TOML, where it shares another part's.
+        home: Name of the part among whose runs and records its own lie; arms of one name are one.
     """
 
     prefix: str
     arms: Mapping[str, Arm]
     usual: tuple[str, ...]
     world: str
+    home: str
 
 
-def _part(prefix: str, arms: Mapping[str, Arm], left_out: tuple[str, ...] = ()) -> Part:
+def _part(home: str, prefix: str, arms: Mapping[str, Arm], left_out: tuple[str, ...] = ()) -> Part:
     usual = tuple(name for name in arms if name not in left_out)
-    return Part(prefix, arms, usual, prefix.removesuffix("_uni"))
+    return Part(prefix, arms, usual, prefix.removesuffix("_uni"), home)
 
 
 _GATES = ("no_gate", "closer")
@@ -245,7 +245,7 @@ def _few_labels(percent: int) -> dict[str, Arm]:
     ``only``: trained on the labelled frames alone, as many steps. ``all``: the teacher has seen
     all labels. ``pseudo``: the teacher's detections are labels where there are none.
     """
-    none = Arm("none", base=f"none_{percent}", labelled=percent)
+    none = replace(_METHODS["none"], base=f"none_{percent}", labelled=percent)
     taught = replace(none, teacher_labelled=percent)
     pseudo = replace(taught, unlabelled="pseudo_labels")
     return {
@@ -258,9 +258,10 @@ def _few_labels(percent: int) -> dict[str, Arm]:
     }
 
 
+# The student of `methods`, whose arms with all labels are the first row.
 _FEW_LABELS = {
-    "none_100": Arm("none", base="none_100"),
-    "imitation_100": Arm("imitation", base="none_100"),
+    "none": _METHODS["none"],
+    "imitation": _METHODS["imitation"],
     **_few_labels(50),
     **_few_labels(25),
     **_few_labels(10),
@@ -268,9 +269,9 @@ _FEW_LABELS = {
 _PSEUDO = tuple(name for name in _FEW_LABELS if "pseudo" in name)
 
 PARTS = {
-    "nuscenes": _part("gain", _NUSCENES, _GATES),
-    "kitti": _part("gain_kitti", _KITTI, _GATES),
-    "unidistill": _part("gain_uni", _UNIDISTILL),
-    "methods": _part("gain", _METHODS, ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p")),
-    "few_labels": _part("gain", _FEW_LABELS, _PSEUDO),
+    "nuscenes": _part("nuscenes", "gain", _NUSCENES, _GATES),
+    "kitti": _part("kitti", "gain_kitti", _KITTI, _GATES),
+    "unidistill": _part("unidistill", "gain_uni", _UNIDISTILL),
+    "methods": _part("methods", "gain", _METHODS, ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p")),
+    "few_labels": _part("methods", "gain", _FEW_LABELS, _PSEUDO),
 }

@@ -172,7 +172,7 @@ class Comparison:
 
     def start(self, arm: Arm) -> StudentRun:
         """The run of what it starts from: its student without a method, for longer."""
-        run = self.student(Arm("none", student=arm.student))
+        run = self.student(Arm("none", student=arm.student, labelled=arm.labelled))
         return _with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
 
     def teacher(self, arm: Arm) -> TeacherRun:

@@ -52,14 +52,14 @@ def main(  # noqa: PLR0913 - the options of a command
     names = arms.split(",") if arms else list(wanted.arms if only_tables else wanted.usual)
     chosen = {name: wanted.arms[name] for name in names}
     place = records or _given(out) / "records"
-    book = Records(place, part)
+    book = Records(place, wanted.home)
     if not only_tables:
         comparison = Comparison(wanted, chosen, _given(out), configs, book)
         comparison.run([int(seed) for seed in seeds.split(",")], jobs)
     results = book.read([*made_first(chosen.values()), *chosen])
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:
-        raise typer.BadParameter(f"{place / part} holds no record of {', '.join(names)}")
+        raise typer.BadParameter(f"{place / wanted.home} holds no record of {', '.join(names)}")
     made, runs = tables(results, shown), origins(results.values())
     for table in made:
         console.print(table)

@@ -79,19 +79,23 @@ def configs(tmp_path: Path) -> Path:
 
 def test_few_labels_have_teachers_and_caches_of_their_own(configs: Path, tmp_path: Path):
     """Also a cache that another arm of the part needs is there at once."""
-    write_student_toml(configs, tmp_path, depth=1.0).rename(configs / "gain_student.toml")
+    write_past_student_toml(configs, tmp_path).rename(configs / "gain_history_student.toml")
     out = tmp_path / "out"
     arms = "none_50,only_50,imitation_50,imitation_50_all,pseudo_50"
     main(out, part="few_labels", arms=arms, seeds="0", configs=configs)
-    own = out / "few_labels"
+    own = out / "methods"
     stores = {path.name for path in own.glob("store*") if path.is_dir()}
     assert stores == {"store_50_for_50", "store_for_50"}
     notes = [open_cache(own / name).fingerprint for name in sorted(stores)]
     assert [f.dataset.ground_truth_filter["labelled"] for f in notes] == [0.5, 0.5]
     assert notes[0].teacher.checkpoint_sha256 != notes[1].teacher.checkpoint_sha256
-    records = Records(out / "records", "few_labels")
-    found = records.read(["teacher", "teacher_50", *arms.split(",")])
-    assert [run[0] for run in found] == ["teacher", "teacher_50", *arms.split(",")]
+    records = Records(out / "records", "methods")
+    made = ["teacher", "teacher_50", "history_student_start_50", *arms.split(",")]
+    found = records.read(made)
+    assert [run[0] for run in found] == made
+    begun = load_checkpoint(own / "history_student_start_50" / "student.pt")
+    assert begun.config["data"]["labelled"] == 0.5
+    assert {found[name, 0]["start_sha256"] for name in arms.split(",")} == {begun.sha256}
     assert found["pseudo_50", 0]["teacher_sha256"] == notes[0].teacher.checkpoint_sha256
     assert found["imitation_50_all", 0]["teacher_sha256"] == notes[1].teacher.checkpoint_sha256
 
