@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from runs.checkpoint import load_safely
-from runs.errors import RunInterruptedError
+from runs.errors import ConfigError, RunInterruptedError
 from runs.sampler import StepSampler, TrainingData
 
 # With fewer channels the gradient of a strided convolution overwrites foreign memory in that layout
@@ -40,6 +40,8 @@ class FitConfig(BaseModel):
         steps: Optimizer steps.
         batch_size: Frames a step.
         learning_rate: Peak of AdamW's rate.
+        rates: Factors on it, by a part of parameters' names, as mmcv's ``custom_keys``:
+            ``image.body`` for a pretrained backbone. Of several that fit, the longest counts.
         weight_decay: AdamW's.
         schedule: ``one_cycle`` warms up and anneals to zero; ``flat`` warms up and stays, which
             with weight averaging suits short runs better; ``step`` falls to a tenth.
@@ -65,6 +67,7 @@ class FitConfig(BaseModel):
     steps: PositiveInt
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 2e-3
+    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["one_cycle", "flat", "step"] = "one_cycle"
     drop: float = Field(5 / 6, gt=0, le=1)
@@ -107,19 +110,43 @@ class Training(pl.LightningModule, ABC):
         return total
 
     def configure_optimizers(self) -> Any:
-        """AdamW; norms and biases are not decayed."""
+        """AdamW; norms and biases are not decayed.
+
+        Raises:
+            ConfigError: No parameter's name holds a key of ``rates``.
+        """
         config = self.fit_config
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        groups = []
+        for key, trained in self._by_rate().items():
+            lr = config.learning_rate * config.rates.get(key, 1.0)
+            weights, others = (
+                [p for p in trained if p.ndim > 1],
+                [p for p in trained if p.ndim <= 1],
+            )
+            groups.append({"params": weights, "lr": lr, "weight_decay": config.weight_decay})
+            groups.append({"params": others, "lr": lr, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _by_rate(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by the key of ``rates`` that they fall under; "" under none."""
+        keys = sorted(self.fit_config.rates, key=len, reverse=True)
+        found: dict[str, list[nn.Parameter]] = {key: [] for key in ["", *keys]}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                found[next((key for key in keys if key in name), "")].append(parameter)
+        unused = [key for key in keys if not found[key]]
+        if unused:
+            parts = sorted({".".join(name.split(".")[1:3]) for name, _ in self.named_parameters()})
+            raise ConfigError(
+                f"fit.rates: no trained parameter's name holds {', '.join(unused)}; "
+                f"names begin with {', '.join(parts)}"
+            )
+        return found
 
 
 def rate(config: FitConfig, step: int) -> float:

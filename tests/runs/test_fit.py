@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nets.voxel_encoder import submanifold
 from runs.checkpoint import load_checkpoint
-from runs.errors import RunInterruptedError
+from runs.errors import ConfigError, RunInterruptedError
 from runs.fit import FitConfig, Training, fit, rate
 from runs.metrics import last_values
 from runs.sampler import Example, TrainingData
@@ -216,6 +216,25 @@ def test_norms_and_biases_are_not_decayed():
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
     assert decayed["params"] == [training.line.weight]
     assert spared["params"] == [training.line.bias]
+
+
+def test_a_part_has_a_rate_of_its_own_by_hand():
+    """AdamW's first step is as long as its rate."""
+    training = Line(config(steps=1, schedule="flat", warmup=0, rates={"ine": 0.5, "line.b": 0.1}))
+    before = {name: p.item() for name, p in training.named_parameters()}
+    optimizer = training.configure_optimizers()["optimizer"]
+    assert [group["params"] for group in optimizer.param_groups if group["params"]] == [
+        [training.line.bias],
+        [training.line.weight],
+    ]
+    sum(training.loss_terms(torch.tensor([[2.0, 0]])).values(), torch.tensor(0.0)).backward()
+    optimizer.step()
+    moved = {name: abs(p.item() - before[name]) for name, p in training.named_parameters()}
+    decay = 0.1 * 0.5 * 0.01 * abs(before["line.weight"])
+    assert moved["line.bias"] == pytest.approx(0.1 * 0.1, rel=1e-4)
+    assert moved["line.weight"] == pytest.approx(0.1 * 0.5, abs=1.01 * decay)
+    with pytest.raises(ConfigError, match=r"holds image\.body; names begin with bias, weight"):
+        Line(config(rates={"image.body": 0.1})).configure_optimizers()
 
 
 class Kernels(Line):
