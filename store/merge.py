@@ -3,8 +3,8 @@
 The stores that are merged stay as they are, so that nothing a running training reads ever changes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from store.errors import FingerprintError, SealedStoreError
 from store.fingerprint import Fingerprint
 from store.manifest import Manifest
 from store.merge_check import array_faults, fingerprint_faults, row_faults, unequal
+from store.merge_rows import joined_rows
 from store.reader import Cache, open_cache
 from store.rows import RowIdentity, token_hash
 from store.verify import finished_store
@@ -112,7 +113,7 @@ def plan_merge(places: Sequence[Path | str]) -> Merge:
         faults += array_faults(caches, rows)
     if faults:
         raise _refusal(caches, faults)
-    joined = tuple(_joined(rows)) if kind is MergeKind.ROWS else tuple(rows[0])
+    joined = tuple(joined_rows(rows) if kind is MergeKind.ROWS else rows[0])
     return Merge(
         kind=kind,
         fingerprint=_fingerprint(caches, joined),
@@ -120,16 +121,6 @@ def plan_merge(places: Sequence[Path | str]) -> Merge:
         size=_size(manifests, kind),
         caches=caches,
     )
-
-
-def _joined(rows: Iterable[list[RowIdentity]]) -> Iterator[RowIdentity]:
-    """The rows one store after the other; neighbours across stores are not known."""
-    base = 0
-    for own in rows:
-        for row in own:
-            before, after = (base + r if r >= 0 else -1 for r in (row.prev, row.next))
-            yield replace(row, prev=before, next=after)
-        base += len(own)
 
 
 def _fingerprint(caches: Sequence[Cache], rows: Sequence[RowIdentity]) -> Fingerprint:

@@ -44,7 +44,7 @@ def scene(name: str, count: int) -> list[Frame]:
         values = torch.tensor([[k - 2.0, 1.0, 0, 2, 1, 1, 0.3, 0, 0]])
         own = frame_of(Boxes3D(values, torch.tensor([k])), f"{name}{k}")
         before, after = f"{name}{k - 1}" if k else "", f"{name}{k + 1}" if k < count - 1 else ""
-        frames.append(replace(own, scene=name, prev=before, next=after))
+        frames.append(replace(own, scene=name, timestamp_us=10 * k, prev=before, next=after))
     return frames
 
 
@@ -152,14 +152,23 @@ def test_a_past_that_the_cache_lacks_is_refused(tmp_path: Path):
 
 
 def test_stores_that_were_merged_keep_a_scene_together(tmp_path: Path):
-    """The neighbours across stores are known to the data set alone."""
+    """Also for a student that trains on frames behind the cut alone."""
     parts = [tmp_path / "early", tmp_path / "late"]
-    for path, frames in zip(parts, ([*B, A[0], A[1]], A[2:]), strict=True):
+    for path, frames in zip(parts, ([*B, *A[:2]], A[2:]), strict=True):
         stored(path, frames)
     plan_merge(parts).write(tmp_path / "both")
     cache = open_cache(tmp_path / "both")
-    assert cache.identity("a2").prev == -1
     assert places(PastRows(cache, NEEDS, [*A, *B], GRID)) == WHOLE
+    assert places(PastRows(cache, NEEDS, [A[3]], GRID)) == {"a3": WHOLE["a3"]}
+
+
+def test_a_past_that_merged_stores_lack_is_refused(tmp_path: Path):
+    parts = [tmp_path / "early", tmp_path / "late"]
+    for path, frames in zip(parts, (A[:2], A[3:]), strict=True):
+        stored(path, frames)
+    plan_merge(parts).write(tmp_path / "both")
+    with pytest.raises(DataError, match=r"lacks the frame before a3, a2, .* \(1 of 3 frames"):
+        PastRows(open_cache(tmp_path / "both"), NEEDS, [*A[:2], A[3]], GRID)
 
 
 def test_nothing_more_is_stored_for_the_past(tmp_path: Path):
