@@ -175,7 +175,8 @@ class StudentRun(BaseModel):
         """The config of every method that is trained with.
 
         Raises:
-            ConfigError: A method reads another head than the student's, or maps that it lacks.
+            ConfigError: A method reads another head than the student's, or maps that it lacks, or
+                would teach nothing.
         """
         head = _head(self.student)
         names = parse_methods(self.method)
@@ -186,6 +187,7 @@ class StudentRun(BaseModel):
             )
         configs: dict[str, MethodConfig] = {name: getattr(self.methods, name) for name in names}
         for name, config in configs.items():
+            _require_pull(name, config)
             wanted = METHODS[head][name].student_maps(config)
             if lacking := sorted(map(str, wanted - self.student.channels.keys())):
                 raise ConfigError(
@@ -208,6 +210,26 @@ class StudentRun(BaseModel):
     def reader(self) -> Reader:
         """What reads its frames."""
         return build_reader(self.student, self.data.cameras, self.image_augment)
+
+
+def _require_pull(name: str, config: MethodConfig) -> None:
+    """Refuse a method that would train as none.
+
+    Raises:
+        ConfigError: No term counts, or one would be held at a share of nothing.
+    """
+    for term, strength in config.strengths.items():
+        if strength.share and not strength.weight:
+            raise ConfigError(
+                f"{term} of method {name} has share = {strength.share} and weight = 0, and what is "
+                f"multiplied by 0 can be held at no share: leave its weight out in [methods.{name}]"
+            )
+    if not config.terms:
+        weights = ", ".join(f"{term} {value.weight:g}" for term, value in config.strengths.items())
+        raise ConfigError(
+            f"no term of method {name} counts, so it would train as none (weights: {weights}): "
+            f"give one a weight or a share in [methods.{name}], or leave it out (--method none)"
+        )
 
 
 def _head(student: AnyStudentConfig) -> Head:

@@ -53,7 +53,8 @@ def detection_arrays(found: FoundBoxes, truth: Boxes3D) -> dict[str, npt.NDArray
 
     Args:
         found: In the frame of the ground truth.
-        truth: Whose overlaps are told. Several detections may have one object.
+        truth: Whose overlaps are told, whatever their classes. Several detections may have one
+            object.
     """
     boxes = found.boxes.cpu().float()
     iou = torch.zeros(len(boxes))

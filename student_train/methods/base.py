@@ -5,6 +5,7 @@ Axes: B batch, M boxes (padded), K foreground cells (padded), C channels, H rows
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -52,14 +53,21 @@ class MethodConfig(BaseModel):
     start: float = Field(0.0, ge=0, le=1)
 
     @property
+    def strengths(self) -> dict[str, TermConfig]:
+        """Of every term, by name."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, TermConfig)}
+
+    @property
     def shares(self) -> dict[str, float]:
         """Wanted gradient share by term, of the terms that have one."""
-        terms = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            name: term.share
-            for name, term in terms.items()
-            if isinstance(term, TermConfig) and term.share is not None
-        }
+        strengths = self.strengths.items()
+        return {name: term.share for name, term in strengths if term.share is not None}
+
+    @property
+    def terms(self) -> AbstractSet[str]:
+        """Names of the terms that count, in their order: those with a weight or a share."""
+        return {n: term for n, term in self.strengths.items() if term.weight or term.share}.keys()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ Axes: B batch, K cells (Q at half resolution, P at either; padded), M boxes, C c
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -118,12 +119,9 @@ class LabelDistillConfig(MethodConfig):
         return self.labels or ("ground_truth" if self.label_encoder else "cache")
 
     @property
-    def terms(self) -> frozenset[str]:
-        """Names of the terms that count; for the others nothing is read, nothing is built."""
-        pulls = {name: getattr(self, name) for name in ("lidar", "label", "heatmap", "box")}
-        if self.source == "none":
-            del pulls["label"]
-        return frozenset(name for name, term in pulls.items() if term.weight or term.share)
+    def terms(self) -> AbstractSet[str]:
+        """Without label features their term does not count either."""
+        return super().terms - ({"label"} if self.source == "none" else set())
 
 
 class LabelDistill(Method):

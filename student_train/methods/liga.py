@@ -8,6 +8,7 @@ on each height, and heights are averaged as the places they are.
 Axes: B batch, K cells (padded), C channels, Z heights.
 """
 
+from collections.abc import Set as AbstractSet
 from typing import ClassVar, Literal
 
 import torch
@@ -31,6 +32,7 @@ from student_train.methods.base import (
 )
 
 Level = Literal[Target.BEV_LOW, Target.BEV_HIGH]
+TERM_OF: dict[Level, str] = {Target.BEV_LOW: "volume", Target.BEV_HIGH: "bev"}
 # Fewer vectors do not move the running mean, and count as so many.
 LEAST_COUNT = 10
 
@@ -53,6 +55,11 @@ class LigaImitationConfig(MethodConfig):
     momentum: float = Field(0.99, ge=0, lt=1)
     volume: TermConfig = TermConfig()
     bev: TermConfig = TermConfig()
+
+    @property
+    def terms(self) -> AbstractSet[str]:
+        """Those of its levels."""
+        return super().terms & {TERM_OF[level] for level in self.levels}
 
 
 class Liga(Method):
@@ -91,7 +98,7 @@ class Liga(Method):
         terms: dict[str, Tensor] = {}
         for level in self.config.levels:
             ours, theirs, counts = self._read(level, student, targets, boxes)
-            name = "volume" if level is Target.BEV_LOW else "bev"
+            name = TERM_OF[level]
             weight = getattr(self.config, name).weight
             terms[name] = weight * self.levels[level](ours, theirs, counts)
         return MethodResult(terms)

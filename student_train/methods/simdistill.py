@@ -54,7 +54,6 @@ from student_train.methods.prediction import (
 
 # Of either part of MMD-P (code).
 PREDICTION_WEIGHT = 0.25
-TERMS = ("imd", "cmd", "mmd_f", "mmd_p")
 
 
 class SimDistillConfig(MethodConfig):
@@ -106,12 +105,6 @@ class SimDistillConfig(MethodConfig):
                 "term does not reach: give a weight"
             )
         return self
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the terms that count; for the others nothing is read."""
-        pulls = {name: getattr(self, name) for name in TERMS}
-        return tuple(name for name, term in pulls.items() if term.weight or term.share)
 
 
 class SimDistill(Method):

@@ -148,15 +148,6 @@ class StxdConfig(MethodConfig):
         return self
 
     @property
-    def terms(self) -> frozenset[str]:
-        """Names of the terms that count; for the others nothing is read, nothing is built."""
-        return frozenset(
-            name
-            for name in ("cd", "td", "rd")
-            if getattr(self, name).weight or getattr(self, name).share
-        )
-
-    @property
     def masks(self) -> tuple[CellMask, ...]:
         """Whose cells are rows."""
         objects = [] if self.objects == "none" else [CENTER_HEAD]

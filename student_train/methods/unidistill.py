@@ -110,18 +110,26 @@ class UniDistill(Method):
 
     def __init__(self, config: UniDistillConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        _require_comparable(config, context)
-        student, teacher = context.student_channels, context.teacher_channels
-        low, high = student[Target.BEV_LOW], student[Target.BEV_HIGH]
-        if config.adapters == "none" and low != teacher[Target.BEV_LOW]:
-            raise ConfigError(
-                f"unidistill compares low-level BEV maps channel by channel; the student's has "
-                f"{low}, the cached teacher's {teacher[Target.BEV_LOW]}: give both networks the "
-                'same, or set adapters = "conv3x3" in [methods.unidistill]'
+        _require_path(config, context)
+        self.adapt_low: nn.Module = nn.Identity()
+        self.adapt_high: nn.Module = nn.Identity()
+        if "feature" in config.terms:
+            low, other = (
+                c[Target.BEV_LOW] for c in (context.student_channels, context.teacher_channels)
             )
-        self.adapt_low = _adapter(config.adapters, low, teacher[Target.BEV_LOW])
-        # Cosines need no channels in common.
-        self.adapt_high = _adapter(config.adapters, high, high)
+            if config.adapters == "none" and low != other:
+                raise ConfigError(
+                    f"unidistill compares low-level BEV maps channel by channel; the student's has "
+                    f"{low}, the cached teacher's {other}: give both networks the same, or set "
+                    'adapters = "conv3x3" in [methods.unidistill]'
+                )
+            self.adapt_low = _adapter(config.adapters, low, other)
+        if "relation" in config.terms:
+            # Cosines need no channels in common.
+            high = context.student_channels[Target.BEV_HIGH]
+            self.adapt_high = _adapter(config.adapters, high, high)
+        if "response" in config.terms:
+            _require_same_heads(context)
 
     @classmethod
     def needs(
@@ -133,34 +141,38 @@ class UniDistill(Method):
         assert isinstance(config, UniDistillConfig), f"got {type(config).__name__}"
         whole = config.transpose_bug or config.feature_at == "map"
         masks: tuple[CellMask, ...] = (UNIDISTILL, ORIGIN) if config.pad_artifact else (UNIDISTILL,)
-        return frozenset(
-            {
-                Need(Target.BEV_LOW, Places.MAP if whole else Places.POINTS),
+        reads = {
+            "feature": [Need(Target.BEV_LOW, Places.MAP if whole else Places.POINTS)],
+            "relation": [
                 Need(Target.BEV_HIGH, Places.MAP)
                 if config.transpose_bug
-                else Need(Target.RELATION, Places.BOXES),
-                *(
-                    Need(target, Places.CELLS, mask=mask)
-                    for target in (Target.HEATMAP_LOGIT, Target.BOX_CODE)
-                    for mask in masks
-                ),
-            }
-        )
+                else Need(Target.RELATION, Places.BOXES)
+            ],
+            "response": [
+                Need(target, Places.CELLS, mask=mask)
+                for target in (Target.HEATMAP_LOGIT, Target.BOX_CODE)
+                for mask in masks
+            ],
+        }
+        return frozenset(need for term in config.terms for need in reads[term])
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        class_gap, box_gap = self._responses(student, targets, boxes)
-        terms = {
-            "feature": self._feature(student, targets, boxes),
-            "relation": self._relation(student, targets, boxes),
-            "response": class_gap + box_gap,
-        }
-        return MethodResult(
-            {name: getattr(self.config, name).weight * term for name, term in terms.items()},
-            {"response/class": class_gap.detach(), "response/box": box_gap.detach()},
-        )
+        terms: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
+        for name in self.config.terms:
+            if name == "response":
+                classes, codes = self._responses(student, targets, boxes)
+                loss = classes + codes
+                figures = {"response/class": classes.detach(), "response/box": codes.detach()}
+            elif name == "relation":
+                loss = self._relation(student, targets, boxes)
+            else:
+                loss = self._feature(student, targets, boxes)
+            terms[name] = getattr(self.config, name).weight * loss
+        return MethodResult(terms, figures)
 
     def _feature(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -285,8 +297,8 @@ def _weighted_mean(gap: Float[Tensor, "b k"], weight: Float[Tensor, "b k"]) -> F
     return (weight * gap).sum() / (weight.sum() + EPSILON)
 
 
-def _require_comparable(config: UniDistillConfig, context: MethodContext) -> None:
-    """Refuse another path than that of the sensors, and heads that speak of other things.
+def _require_path(config: UniDistillConfig, context: MethodContext) -> None:
+    """Refuse another path than that of the sensors.
 
     Raises:
         ConfigError: Says what to change.
@@ -298,6 +310,14 @@ def _require_comparable(config: UniDistillConfig, context: MethodContext) -> Non
             f'those of {path}: set path = "{path}" in [methods.unidistill]; what is given there '
             "beside it wins over that path's weights"
         )
+
+
+def _require_same_heads(context: MethodContext) -> None:
+    """Refuse heads that speak of other things.
+
+    Raises:
+        ConfigError: Says what to change.
+    """
     own, other = (c[Target.BOX_CODE] for c in (context.student_channels, context.teacher_channels))
     tasks = (context.student_tasks, context.teacher_tasks)
     if own != other or (None not in tasks and tasks[0] != tasks[1]):

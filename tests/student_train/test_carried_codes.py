@@ -29,6 +29,8 @@ def carried_codes(augment: BevAugment) -> Tensor:
     [
         BevAugment.compose(flip_x=True, flip_y=True),
         BevAugment.compose(yaw=0.4, scale=1.05, flip_y=True),
+        BevAugment.compose(shift=(0.4, -1.7)),
+        BevAugment.compose(yaw=-0.3, scale=0.95, flip_x=True, shift=(-0.6, 0.9)),
     ],
 )
 def test_carried_codes_are_those_of_the_moved_boxes(augment: BevAugment):
@@ -55,3 +57,18 @@ def test_a_flip_reflects_the_offset_and_keeps_the_length_of_the_heading():
     assert flipped[6:].tolist() == pytest.approx(
         (still[6:] * torch.tensor([1, -1, -1, 1])).tolist()
     )
+
+
+def test_a_shift_is_in_the_offset_alone_less_the_cells_that_the_box_has_moved_by():
+    """Cells of a metre; by hand, the cells' corners and what is left of the shift (0.4, -1.7).
+
+    (1.2, 0.3) in the cell at (1, 0) goes to (1.6, -1.4) in that at (1, -2): 0.4 and 0.3 are left.
+    (-4, 5.4) goes from (-4, 5) to (-3.6, 3.7) at (-4, 3): the same.
+    (2.5, -4.1) goes from (2, -5) to (2.9, -5.8) at (2, -6): 0.4 and -0.7.
+    """
+    still = carried_codes(IDENTITY)
+    moved = carried_codes(BevAugment.compose(shift=(0.4, -1.7)))
+    left = torch.tensor([[0.4, 0.3], [0.4, 0.3], [0.4, -0.7]])
+    on = (torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
+    assert torch.allclose(moved[on][:, :2] - still[on][:, :2], left, atol=1e-5)
+    assert torch.allclose(moved[on][:, 2:], still[on][:, 2:], atol=1e-6)

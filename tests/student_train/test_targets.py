@@ -134,6 +134,16 @@ def test_each_mask_has_its_own_weights():
     assert cells[origin > 0].tolist() == [cell for cell in cells.tolist() if cell == 8 * 16 + 8]
 
 
+def test_the_origins_cell_moves_with_the_frame():
+    """Under a shift it is not the augmented frame's: what the teacher says there is not known."""
+    needs = [Need(Target.BEV_HIGH, Places.CELLS, mask=OriginMask())]
+    row = row_of(Boxes3D(torch.tensor([[0.2, 0.7, 0, 1, 1, 1, 0, 0, 0]]), torch.tensor([0])))
+    found = frame_targets(row, needs, GRID, BevAugment.compose(flip_y=True, shift=(1.25, -2.0)))
+    at = found.cell_weight[OriginMask()] > 0
+    # Its centre (0.5, 0.5), mirrored to (0.5, -0.5), and shifted.
+    assert tensor(found.cells)[at].tolist() == [[1.75, -2.5]]
+
+
 def test_cells_that_leave_the_grid_weigh_nothing():
     corner = Boxes3D(torch.tensor([[7.5, 7.5, 0, 1, 1, 1, 0, 0, 0]]), torch.tensor([0]))
     found = given_targets(corner, BevAugment.compose(scale=1.1))

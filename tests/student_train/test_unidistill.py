@@ -41,7 +41,8 @@ from tests.student_train.method_suite import (
     with_gradient,
 )
 
-ONCE = {name: TermConfig() for name in ("feature", "relation", "response")}
+TERMS = ("feature", "relation", "response")
+ONCE = {name: TermConfig() for name in TERMS}
 YES = torch.ones(1, 1, dtype=torch.bool)
 
 
@@ -53,6 +54,72 @@ class TestUniDistill(MethodSuite):
 class TestTransposed(MethodSuite):
     def build(self) -> Method:
         return UniDistill(UniDistillConfig(temperature=1.0, transpose_bug=True), CONTEXT)
+
+
+def alone(term: str, **settings: Any) -> UniDistillConfig:
+    """One term, the others without weight."""
+    off = dict.fromkeys(set(TERMS) - {term}, TermConfig(weight=0))
+    return UniDistillConfig(temperature=1.0, **off, **settings)
+
+
+class TestFeatureAlone(MethodSuite):
+    def build(self) -> Method:
+        return UniDistill(alone("feature"), CONTEXT)
+
+
+class TestRelationAlone(MethodSuite):
+    def build(self) -> Method:
+        return UniDistill(alone("relation"), CONTEXT)
+
+
+class TestResponseAlone(MethodSuite):
+    def build(self) -> Method:
+        return UniDistill(alone("response"), CONTEXT)
+
+
+@pytest.mark.parametrize("settings", [{}, {"transpose_bug": True}, {"pad_artifact": True}])
+def test_a_term_without_weight_reads_nothing(settings: dict[str, Any]):
+    low, high = (
+        (Need(Target.BEV_LOW, Places.MAP), Need(Target.BEV_HIGH, Places.MAP))
+        if "transpose_bug" in settings
+        else (Need(Target.BEV_LOW, Places.POINTS), Need(Target.RELATION, Places.BOXES))
+    )
+    assert UniDistill.needs(alone("feature", **settings), None) == {low}
+    assert UniDistill.needs(alone("relation", **settings), None) == {high}
+    masks = (UNIDISTILL, ORIGIN) if "pad_artifact" in settings else (UNIDISTILL,)
+    response = {
+        Need(target, Places.CELLS, mask=mask)
+        for target in (Target.HEATMAP_LOGIT, Target.BOX_CODE)
+        for mask in masks
+    }
+    assert UniDistill.needs(alone("response", **settings), None) == response
+    together = UniDistill.needs(UniDistillConfig(**settings), None)
+    assert together == {low, high} | response
+    shared = UniDistillConfig(**dict.fromkeys(TERMS, TermConfig(share=0.1)), **settings)
+    assert UniDistill.needs(shared, None) == together
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_alone_is_what_it_is_together(term: str):
+    frames = [some_boxes(1, 3), some_boxes(2, 1)]
+    targets = targets_of(some_maps(4, 2), frames, (UNIDISTILL,))
+    student, boxes = some_maps(3, 2), BoxBatch.pad(frames)
+    together = UniDistill(UniDistillConfig(temperature=1.0), CONTEXT)(student, targets, boxes)
+    found = UniDistill(alone(term), CONTEXT)(student, targets, boxes)
+    assert list(found.terms) == [term]
+    assert found.terms[term].item() == together.terms[term].item()
+    assert found.figures == (together.figures if term == "response" else {})
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_without_weight_asks_nothing_of_a_cache(term: str):
+    """The cache may lack its targets, and no adapter of it is built."""
+    wanted = {"feature": Target.BEV_LOW, "response": Target.BOX_CODE}
+    channels = {wanted[term]: CONTEXT.teacher_channels[wanted[term]]} if term in wanted else {}
+    context = replace(CONTEXT, teacher_channels=channels)
+    method = UniDistill(alone(term, adapters="conv3x3"), context)
+    built = [bool(list(a.parameters())) for a in (method.adapt_low, method.adapt_high)]
+    assert built == [term == "feature", term == "relation"]
 
 
 def test_features_by_hand():

@@ -16,6 +16,7 @@ from frames.dataset import read_frames
 from frames.loading import load_points
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
+from runs.metrics import last_values
 from store.reader import open_cache
 from store.schema import Target
 from student_train.config import StudentRun
@@ -168,6 +169,39 @@ def test_loss_and_gradient_are_those_of_a_teacher_in_the_loop(folder: Path, stor
             for other, bound in ((rounded, 1e-5), (live, 0.05)):
                 gap = frame.gradient(other[name]) - gradient
                 assert (gap.norm() / gradient.norm()).item() < bound, name
+
+
+HELD = {
+    "feature": {"points/bev_low"},
+    "relation": {"boxes/relation"},
+    "response": {"cells/index", "cells/heatmap_logit", "cells/box_code"},
+}
+
+
+@pytest.mark.parametrize("left", HELD)
+def test_a_term_alone_trains_from_either_dump(folder: Path, world: Path, tmp_path: Path, left: str):
+    """From what was dumped for all terms as from a dump of its own, which holds no more."""
+    off = "".join(f"{term} = {{ weight = 0 }}\n" for term in HELD if term != left)
+    path, own = write_toml(tmp_path, world, off), tmp_path / "store"
+    checkpoint = folder / "teacher.pt"
+    succeed(
+        *("dump-teacher", path, "--checkpoint", checkpoint, "--out", own, *CPU),
+        *("--methods", "unidistill"),
+    )
+    assert {spec.name for spec in open_cache(own).fingerprint.arrays} == HELD[left]
+    logged = []
+    for name, store in {"all": folder / "canonical", "own": own}.items():
+        succeed("train-student", path, "--store", store, "--out", tmp_path / name, *CPU)
+        values = last_values(tmp_path / name)
+        logged.append({key: v for key, v in values.items() if key.startswith(("loss", "share"))})
+    assert logged[0] == logged[1]
+    assert [key for key in logged[0] if "unidistill" in key] == [
+        f"{kind}/unidistill/{left}" for kind in ("loss", "share")
+    ]
+    refused = ("--store", own, "--out", tmp_path / "refused", *CPU)
+    code, said = command("train-student", folder / "student.toml", *refused)
+    assert code == 1
+    assert "has no " in said
 
 
 def test_recheck_says_what_carrying_over_costs(folder: Path):
