@@ -16,8 +16,9 @@ from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.camera_encoder import CameraEncoder, CameraEncoderConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.depth_net import depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.fit_together import check_fit, require_multiple
 from nets.gated_fuser import GatedFuser
+from nets.image_backbone import ImageBackboneConfig
 from nets.iou_aware_decode import IouAwareDecodeConfig, decode_iou_aware
 from nets.iou_aware_loss import IouAwareLoss, IouAwareLossConfig
 from nets.lidar_encoder import LidarEncoding, build_lidar_encoder, grid_pairs
@@ -75,6 +76,8 @@ class BEVDetectorConfig(BaseModel):
             found, given = self.backbone.in_channels, encoders[0].out_channels
             pairs["backbone.in_channels"] = (found, given)
         check_fit(pairs | (grid_pairs(self.grid, self.lidar) if self.lidar else {}))
+        stride = self.backbone.total_strides[-1]
+        require_multiple("grid.shape", self.grid.shape, stride, "the backbone's")
         return self
 
     @property
@@ -83,6 +86,11 @@ class BEVDetectorConfig(BaseModel):
         if self.lidar is None:
             return "camera"
         return "lidar" if self.camera is None else "fusion"
+
+    @property
+    def image(self) -> ImageBackboneConfig | None:
+        """Of its camera branch."""
+        return self.camera and self.camera.image
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig, center_loss
 from nets.depth_net import depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.fit_together import check_fit, require_multiple
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.residual_decoder import ResidualDecoder, ResidualDecoderConfig
 
@@ -71,12 +71,7 @@ class FusedDetectorConfig(BaseModel):
                 ),
             }
         )
-        total = self.decoder.total_stride
-        if any(size % total for size in self.grid.shape):
-            raise ValueError(
-                f"grid.shape {self.grid.shape} is no multiple of the decoder's stride {total}: "
-                "change grid or decoder.strides"
-            )
+        require_multiple("grid.shape", self.grid.shape, self.decoder.total_stride, "the decoder's")
         return self
 
     @property

@@ -26,7 +26,7 @@ from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
 from nets.depth_net import DepthNet, DepthNetConfig, depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.fit_together import check_fit, require_multiple
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
 from store.schema import Target
@@ -99,6 +99,8 @@ class CameraStudentConfig(BaseModel):
             ),
         }
         check_fit(pairs)
+        stride = self.backbone.total_strides[-1]
+        require_multiple("grid.shape", self.grid.shape, stride, "the backbone's")
         return self
 
     @property
