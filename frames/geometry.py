@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 
@@ -120,6 +120,22 @@ def footprint_corners(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 4 2"]:
     signs = boxes.new_tensor([[1, 1], [1, -1], [-1, -1], [-1, 1]])
     offsets = signs * boxes[..., None, 3:5] / 2
     return offsets @ yaw_rotations(boxes[..., 6]).mT + boxes[..., None, :2]
+
+
+def in_footprints(
+    points: Float[Tensor, "*b q 2"], boxes: Float[Tensor, "*b m 9"], margin: float = 0.0
+) -> Bool[Tensor, "*b q m"]:
+    """Which points (x, y), metres, lie in which boxes seen from above.
+
+    Args:
+        points: To be found.
+        boxes: x y z l w h yaw vx vy.
+        margin: Metres by which each side of a box moves outward.
+    """
+    x, y, _, length, width, _, yaw, *_ = boxes[..., None, :, :].unbind(-1)
+    dx, dy = points[..., :1] - x, points[..., 1:] - y
+    along, across = dx * yaw.cos() + dy * yaw.sin(), dy * yaw.cos() - dx * yaw.sin()
+    return (along.abs() <= length / 2 + margin) & (across.abs() <= width / 2 + margin)
 
 
 def box_corners(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 8 3"]:

@@ -24,8 +24,8 @@ from student_train.methods.at_anchors import (
     among_top,
     anchors_of,
     cells_of,
-    in_footprints,
     in_positive_cells,
+    inside_objects,
     logits_around_objects,
     logits_at,
     logits_at_positives,
@@ -96,7 +96,7 @@ class Cld(Method):
         if self.config.cells == "positive":
             valid = valid & in_positive_cells(cell, targets, anchors)
         elif self.config.cells == "footprint":
-            valid = valid & in_footprints(anchors.grid.cell_centres(cell), boxes)
+            valid = valid & inside_objects(anchors.grid.cell_centres(cell), boxes)
         elif self.config.cells == "top":
             valid = valid & among_top(theirs, self.config.top)
         ours = logits_at(student, cell, anchors)

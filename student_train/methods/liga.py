@@ -20,7 +20,7 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
-from student_train.methods.at_anchors import anchors_of, around_objects, cells_of, in_footprints
+from student_train.methods.at_anchors import anchors_of, around_objects, cells_of, inside_objects
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -116,7 +116,7 @@ class Liga(Method):
         frame = torch.arange(len(cell), device=cell.device)[:, None]
         # Whether an anchor's centre is inside decides, which is not quite the cell's.
         centres = anchors.centres(cell)
-        return ours[frame, cell], targets.at_cells[level], valid & in_footprints(centres, boxes)
+        return ours[frame, cell], targets.at_cells[level], valid & inside_objects(centres, boxes)
 
 
 class LevelImitation(nn.Module):
