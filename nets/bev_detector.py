@@ -15,7 +15,7 @@ from frames.sensor_input import Modality, SensorInput
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.camera_encoder import CameraEncoder, CameraEncoderConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
-from nets.depth_net import depth_loss, depth_target
+from nets.depth_net import depth_terms
 from nets.fit_together import check_fit, require_multiple
 from nets.gated_fuser import GatedFuser
 from nets.image_backbone import ImageBackboneConfig
@@ -193,12 +193,10 @@ class BEVDetector(nn.Module):
         self, depth_logit: Float[Tensor, "b n d rows cols"] | None, seen: SensorInput
     ) -> dict[str, Tensor]:
         """The weighted term "depth", where it is taught."""
-        if depth_logit is None or seen.cameras is None or seen.cameras.depth is None:
+        if self.config.camera is None:
             return {}
-        assert self.config.camera is not None, "its maps have depth logits"
-        # The reader has already pooled to the features' stride.
-        bins = depth_target(seen.cameras.depth, 1, self.config.camera.depth.bins)
-        return {"depth": self.config.depth_loss_weight * depth_loss(depth_logit, bins)}
+        bins, weight = self.config.camera.depth.bins, self.config.depth_loss_weight
+        return depth_terms(depth_logit, seen.cameras, bins, weight)
 
     def detections(self, head: CenterMaps) -> list[Detections]:
         """Decoded boxes of each frame."""
