@@ -32,8 +32,6 @@ from student_train.students.kinds import (
 from student_train.students.stereo import StereoStudentConfig
 
 Unlabelled = Literal["distil", "pseudo_labels", "leave_out"]
-# Metres between ranges that are the same but for rounding.
-TOUCHING = 1e-3
 
 
 class MethodTables(BaseModel):
@@ -150,9 +148,10 @@ class StudentRun(BaseModel):
                 "student.image_head is taught by labels, which frames beyond data.labelled lack: "
                 'leave it out, or set unlabelled to "pseudo_labels" or "leave_out"'
             )
-        grid = self.student.grid
-        if stereo and abs(2 * grid.y_min + grid.shape[0] * grid.cell_size) > TOUCHING:
-            raise ValueError(f"a flip maps {grid} onto itself only if it is symmetric in y")
+        if stereo and not self.student.grid.symmetric_y:
+            raise ValueError(
+                f"a flip maps {self.student.grid} onto itself only if it is symmetric in y"
+            )
         return self
 
     @model_validator(mode="after")
