@@ -104,6 +104,11 @@ class SE3:
         return [float(q) for q in (quaternion if quaternion[0] >= 0 else -quaternion)]
 
 
+# Ego axes from the camera axes (x right, y down, z forward) of a camera that looks straight ahead:
+# x = z_cam, y = -x_cam, z = -y_cam.
+AHEAD = SE3(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
+
+
 def wrap_angle(angle: Float[Tensor, "*n"], period: float = 2 * math.pi) -> Float[Tensor, "*n"]:
     """The angle moved by whole periods into [-period/2, period/2)."""
     return torch.remainder(angle + period / 2, period) - period / 2
