@@ -20,6 +20,6 @@ MIRRORED = torch.tensor([1, 0, 3, 2, 4, 5, 8, 7, 6])
 
 def box_points(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9 2"]:
     """Ground-plane points (x, y), metres, of boxes x y z l w h yaw vx vy."""
-    forward, left = (boxes[..., None, 3:5] / 2 * POINTS.to(boxes)).split(1, dim=-1)
-    heading, across = yaw_rotations(boxes[..., None, YAW]).unbind(-1)
-    return boxes[..., None, :2] + (forward * heading + left * across)
+    along = boxes[..., None, 3:5] / 2 * POINTS.to(boxes)
+    heading, left = yaw_rotations(boxes[..., None, YAW]).unbind(-1)
+    return boxes[..., None, :2] + (along[..., :1] * heading + along[..., 1:] * left)

@@ -90,7 +90,7 @@ class BEVDetectorConfig(BaseModel):
     @property
     def image(self) -> ImageBackboneConfig | None:
         """Of its camera branch."""
-        return self.camera and self.camera.image
+        return self.camera.image if self.camera else None
 
     @property
     def classes(self) -> tuple[str, ...]:
