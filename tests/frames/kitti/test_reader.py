@@ -91,6 +91,12 @@ def test_the_splits_of_a_tree(tiny: Path, split: str, tokens: list[str]):
     assert folder == tiny / ("testing" if split in ("test", "testing") else "training")
 
 
+def test_a_frame_that_is_listed_twice_is_named(tiny: Path):
+    (tiny / "ImageSets/train.txt").write_text("000003\n000000\n000003\n")
+    with pytest.raises(DataError, match=r"train.txt names 1 frames more than once \(000003\)"):
+        tokens_of_split(config(tiny))
+
+
 def test_testing_frames_have_no_labels(tiny: Path):
     (frame,) = read_frames(config(tiny, "test"))
     assert (frame.objects, len(frame.boxes), frame.scene) == ((), 0, "testing")
