@@ -5,7 +5,6 @@ ego frame at the time stamp of the key LIDAR_TOP sweep, and a velocity the devki
 (NaN) becomes 0, as mmdet3d has it.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from frames.boxes import BOX_SIZE, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
@@ -168,7 +167,7 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
     """Scene names of a split: predefined first, then ``splits.json``, then a scene by its name.
 
     Raises:
-        DataError: The version knows no such split.
+        DataError: The version knows no such split, or its ``splits.json`` is damaged.
     """
     predefined: dict[str, list[str]] = {
         name: scenes
@@ -176,7 +175,7 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
         if tables.version.endswith(SPLIT_VERSIONS[name])
     }
     own_file = Path(tables.table_root) / "splits.json"
-    own: dict[str, list[str]] = json.loads(own_file.read_text()) if own_file.is_file() else {}
+    own = _own_splits(own_file) if own_file.is_file() else {}
     scenes = [scene["name"] for scene in tables.scene]
     known = {**{name: [name] for name in scenes}, **own, **predefined}
     if split not in known:
@@ -186,6 +185,16 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
             f"Set split to one of these, or add it to {own_file}"
         )
     return known[split]
+
+
+def _own_splits(path: Path) -> dict[str, list[str]]:
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read {path} ({error}); mend it, or write it again: a JSON object of splits, "
+            "name -> list of scene names"
+        ) from error
 
 
 def _shorten(names: list[str], most: int = 8) -> str:

@@ -105,6 +105,16 @@ def test_splits_are_predefined_or_from_splits_json_or_one_scene(
     assert [frame.token for frame in frames] == tokens
 
 
+@pytest.mark.parametrize(
+    "content", ['{"a": ["scene-0061"', '["scene-0061"]', '{"a": "scene-0061"}']
+)
+def test_damaged_splits_are_named(tmp_path: Path, content: str):
+    root = write_tiny(tmp_path / "tree")
+    (root / VERSION / "splits.json").write_text(content)
+    with pytest.raises(DataError, match=r"cannot read .*splits\.json .*write it again"):
+        read_frames(config(root))
+
+
 def test_a_split_of_which_scenes_are_missing_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
