@@ -213,9 +213,9 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
     ego_from_global = global_from_ego.inverse()
     hidden_score = config.hidden_score(sample["token"])
     if hidden_score is None:
-        boxes, box_points = _boxes(tables, sample, ego_from_global, config.min_points)
+        boxes = _boxes(tables, sample, ego_from_global, config.min_points)
     else:
-        boxes, box_points = Boxes3D.empty(), ()
+        boxes = Boxes3D.empty()
     return Frame(
         token=sample["token"],
         scene=tables.get("scene", sample["scene_token"])["name"],
@@ -228,7 +228,6 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
         ),
         sweeps=tuple(_sweeps(tables, config, key, ego_from_global)),
         boxes=boxes,
-        box_points=box_points,
         prev=sample["prev"],
         next=sample["next"],
         teacher_score=hidden_score,
@@ -276,11 +275,9 @@ def _sweeps(
         data = tables.get("sample_data", data["prev"])
 
 
-def _boxes(
-    tables: NuScenes, sample: Record, ego_from_global: SE3, min_points: int
-) -> tuple[Boxes3D, tuple[int, ...]]:
-    """Ground truth of the ten classes with enough points, and the LiDAR points of each box."""
-    values, labels, box_points = [], [], []
+def _boxes(tables: NuScenes, sample: Record, ego_from_global: SE3, min_points: int) -> Boxes3D:
+    """Ground truth: boxes of the ten classes with enough points."""
+    values, labels = [], []
     for record in (tables.get("sample_annotation", token) for token in sample["anns"]):
         name = category_to_detection_name(record["category_name"])
         if name is None or record["num_lidar_pts"] + record["num_radar_pts"] < min_points:
@@ -291,9 +288,7 @@ def _boxes(
         velocity = np.nan_to_num(ego_from_global.rotation @ speed)[:2]
         values.append([*box.translation, length, width, height, box.yaw, *velocity])
         labels.append(DETECTION_CLASSES.index(name))
-        box_points.append(record["num_lidar_pts"])
-    boxes = Boxes3D(
+    return Boxes3D(
         torch.tensor(values, dtype=torch.float32).reshape(-1, BOX_SIZE),
         torch.tensor(labels, dtype=torch.int64),
     )
-    return boxes, tuple(box_points)

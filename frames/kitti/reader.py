@@ -145,7 +145,6 @@ def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
             ),
         ),
         boxes=ground_truth(objects, config),
-        box_points=(),
         prev="",
         next="",
         teacher_score=score,

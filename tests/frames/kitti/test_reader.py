@@ -28,7 +28,7 @@ def config(root: Path, split: str = "train", **changes: Any) -> KittiConfig:
 def test_a_frame_by_hand(tiny: Path):
     (frame,) = read_frames(config(tiny))
     assert (frame.token, frame.scene, frame.timestamp_us) == ("000003", "training", 0)
-    assert (frame.prev, frame.next, frame.box_points) == ("", "", ())
+    assert (frame.prev, frame.next) == ("", "")
     assert np.array_equal(frame.global_from_ego.matrix, np.eye(4))
     assert [camera.name for camera in frame.cameras] == ["image_2", "image_3"]
     assert frame.view.path == frame.cameras[0].path
