@@ -22,11 +22,9 @@ from student_train.methods.base import MethodContext, StudentMaps, TeacherTarget
 LEAST_MARGIN = 0.5
 # Below any that a filter may ask for.
 NO_SCORE = -1.0
-# As in the supervised loss: fewer positives, or cells, count as so many.
-LEAST_COUNT = 10
 
 
-def anchors_of(context: MethodContext) -> AnchorConfig:
+def student_anchors(context: MethodContext) -> AnchorConfig:
     """The student's anchors."""
     assert context.anchors is not None, "the registry gives anchor heads to these methods"
     return context.anchors
