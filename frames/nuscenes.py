@@ -15,7 +15,7 @@ import torch
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from frames.boxes import BOX_SIZE, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
@@ -190,10 +190,10 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
 def _own_splits(path: Path) -> dict[str, list[str]]:
     try:
         return TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except ValidationError as error:
         raise DataError(
-            f"cannot read {path} ({error}); mend it, or write it again: a JSON object of splits, "
-            "name -> list of scene names"
+            f"{path} is damaged ({error.errors()[0]['msg']}): expected a JSON object of splits, "
+            "name -> list of scene names; mend it, or write it again"
         ) from error
 
 

@@ -110,7 +110,7 @@ def test_splits_are_predefined_or_from_splits_json_or_one_scene(
 def test_damaged_splits_are_named(tmp_path: Path, content: str):
     root = write_tiny(tmp_path / "tree")
     (root / VERSION / "splits.json").write_text(content)
-    with pytest.raises(DataError, match=r"cannot read .*splits\.json .*write it again"):
+    with pytest.raises(DataError, match=r"splits\.json is damaged \(.*\): .*write it again"):
         read_frames(config(root))
 
 
