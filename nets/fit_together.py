@@ -1,4 +1,4 @@
-"""One message for networks whose parts do not fit together."""
+"""What refuses networks whose parts, or sizes, do not fit together."""
 
 from collections.abc import Mapping, Sequence
 

@@ -16,7 +16,7 @@ from frames.world.kitti_labels import label_objects
 from frames.world.scene import FRAME_SECONDS, build_scene, scene_rng
 from frames.world.sensors import Sensor
 from frames.world.stereo_rig import stereo_rig
-from frames.world.tree import WorldMismatchError, each_scene, publish, require_same_world
+from frames.world.tree import SceneJob, WorldMismatchError, each_scene, publish, require_same_world
 from frames.world.views import (
     CAMERA_SIGHT,
     EXPOSURE,
@@ -38,8 +38,6 @@ PNG_COMPRESSION = 1
 INTENSITY_SCALE = 255
 # Uses of chance within a frame.
 EXPOSURE_USE, IMAGE_USE, LIDAR_USE = range(3)
-
-SceneJob = tuple[KittiWorldConfig, Path, str, int]
 
 
 def is_complete(root: Path, config: KittiWorldConfig) -> bool:
@@ -109,7 +107,7 @@ def _begin(config: KittiWorldConfig, root: Path) -> None:
         (root / TRAINING / name).mkdir(parents=True, exist_ok=True)
 
 
-def _write_scene(job: SceneJob) -> None:
+def _write_scene(job: SceneJob[KittiWorldConfig]) -> None:
     """Write a scene's frames, and a mark in the journal; nothing if the mark is there."""
     config, root, split, index = job
     mark = root / JOURNAL / config.scene_names(split)[index]

@@ -9,14 +9,12 @@ from PIL import Image
 
 from frames.world.config import SPLITS, WorldConfig, version_folder
 from frames.world.nuscenes_scene import SceneWriter, Tables
-from frames.world.tree import each_scene, publish, require_same_world
+from frames.world.tree import SceneJob, each_scene, publish, require_same_world
 from frames.world.vocabulary import MAP_FILE, vocabulary
 
 # Raised when the same configuration would give other bytes than before.
 WORLD_FORMAT = 1
 MAP_PIXELS = 256
-
-SceneJob = tuple[WorldConfig, Path, str, int]
 
 
 def is_complete(root: Path, config: WorldConfig) -> bool:
@@ -65,7 +63,7 @@ def write_world(
     publish(version_folder(root), _record(config), contents | {"splits.json": json.dumps(splits)})
 
 
-def _write_scene(job: SceneJob) -> Tables:
+def _write_scene(job: SceneJob[WorldConfig]) -> Tables:
     return SceneWriter(*job).write()
 
 

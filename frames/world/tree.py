@@ -16,6 +16,8 @@ CONFIG_FILE = "world.json"
 Config = TypeVar("Config", bound=StreetConfig)
 Result = TypeVar("Result")
 Record = Mapping[str, object]
+# Config of the world, folder of its tree, split, and which of the split's scenes.
+SceneJob = tuple[Config, Path, str, int]
 
 
 class WorldMismatchError(DataError):
@@ -38,7 +40,7 @@ def require_same_world(folder: Path, record: Record) -> None:
 
 
 def each_scene(
-    write: Callable[[tuple[Config, Path, str, int]], Result],
+    write: Callable[[SceneJob[Config]], Result],
     config: Config,
     root: Path,
     workers: int,
@@ -47,7 +49,7 @@ def each_scene(
     """What writing each scene gives, split by split.
 
     Args:
-        write: A module's function of (config, root, split, index); it runs in the processes.
+        write: A module's function; it runs in the processes.
         config: Of the world.
         root: The tree's folder.
         workers: Processes; 1 works in this one.
@@ -65,9 +67,7 @@ def each_scene(
 
 
 def _written(
-    write: Callable[[tuple[Config, Path, str, int]], Result],
-    jobs: list[tuple[Config, Path, str, int]],
-    workers: int,
+    write: Callable[[SceneJob[Config]], Result], jobs: list[SceneJob[Config]], workers: int
 ) -> Iterator[Result]:
     if workers == 1:
         yield from map(write, jobs)
