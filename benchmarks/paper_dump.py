@@ -167,7 +167,6 @@ def random_frames(count: int, boxes: int, together: float) -> list[Frame]:
                 cameras=(),
                 sweeps=(),
                 boxes=Boxes3D(torch.from_numpy(values), torch.from_numpy(labels)),
-                box_points=(1,) * boxes,
                 prev=str(index - 1) if index else "",
                 next=str(index + 1) if index + 1 < count else "",
             )

@@ -15,7 +15,7 @@ from frames.dataset import DatasetConfig, read_frames
 from frames.frame import Frame
 from frames.grid import BEVGrid
 from frames.world.config import WorldConfig
-from frames.world.generate import write_world
+from frames.world.nuscenes_tree import write_world
 from runs.checkpoint import load_checkpoint, save_checkpoint
 from runs.config import load_config
 from store.choices import Coverage

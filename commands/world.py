@@ -4,8 +4,8 @@ from pathlib import Path
 
 from commands.progress import progress_bar
 from frames.world.config import WORLDS, KittiWorldConfig, TreeChoice, WorldConfig
-from frames.world.generate import write_world
 from frames.world.kitti_tree import write_kitti_world
+from frames.world.nuscenes_tree import write_world
 from runs.config import load_config
 
 

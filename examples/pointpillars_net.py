@@ -21,7 +21,7 @@ from examples.onnx_file import OnnxNode, read_onnx
 from frames.anchors import BOX_CODE
 from frames.detection_classes import KITTI_CLASSES
 from frames.grid import BEVGrid
-from nets.anchor_head import DIRECTIONS, AnchorMaps
+from nets.anchor_head import DIRECTIONS, AnchorMaps, flat_slots
 from teacher_dump.errors import TeacherError
 
 BACKBONE_FILE, ENCODER_FILE = "backbone_head_int8.onnx", "pfn_fitted.npz"
@@ -95,9 +95,9 @@ class PointPillars(nn.Module):
         merged = self.merge_middle(torch.cat([self.up_middle(coarse), middle], 1))
         merged = self.merge_fine(torch.cat([self.up_fine(merged), fine], 1))
         return AnchorMaps(
-            _flat(self.logit(merged), len(KITTI_CLASSES)),
-            _flat(self.code(merged), BOX_CODE),
-            _flat(self.direction(merged), DIRECTIONS),
+            flat_slots(self.logit(merged), len(KITTI_CLASSES)),
+            flat_slots(self.code(merged), BOX_CODE),
+            flat_slots(self.direction(merged), DIRECTIONS),
         )
 
     def pillar_map(self, cloud: Float[Tensor, "n 4"]) -> Float[Tensor, "c h w"]:
@@ -230,7 +230,3 @@ def _scale(after: OnnxNode | None) -> float:
         # The coarser map is the first of two; the finer one is joined as it is.
         return after.attributes["input_scale"][0] / 2.0 ** after.attributes["input_offset"][0]
     return float(after.constants[after.inputs[1]])
-
-
-def _flat(maps: Float[Tensor, "b c h w"], values: int) -> Float[Tensor, "b n _"]:
-    return torch.movedim(maps, 1, 3).reshape(len(maps), -1, values)

@@ -78,23 +78,24 @@ class AnchorConfig(BaseModel):
 
     def centres(self, cell: Int64[Tensor, "*n"]) -> Float[Tensor, "*n 2"]:
         """(x, y) of the anchors of cells, metres; see ``grid`` why they are not the cells' own."""
-        rows, cols = self.grid.shape
-        place = torch.stack([cell % cols, cell // cols], -1)
-        origin = torch.tensor([self.grid.x_min, self.grid.y_min], device=cell.device)
-        across = torch.tensor([cols / (cols - 1), rows / (rows - 1)], device=cell.device)
-        return origin + place * across * self.grid.cell_size
+        x, y = (line.to(cell.device) for line in self._lines())
+        return torch.stack([x[cell % len(x)], y[cell // len(x)]], -1)
 
     def boxes(self) -> Float[Tensor, "n 7"]:
         """All anchors as x y z l w h yaw: gravity centre, metres, radians."""
-        rows, cols = self.grid.shape
-        x, y = self.grid.x_min, self.grid.y_min
-        x_max, y_max = x + cols * self.grid.cell_size, y + rows * self.grid.cell_size
+        x, y = self._lines()
         sizes = torch.tensor([kind.size for kind in self.classes])
         heights = torch.tensor([kind.bottom for kind in self.classes]) + sizes[:, 2] / 2
-        table = torch.empty(rows, cols, len(self.classes), len(self.rotations), BOX_CODE)
-        table[..., 0] = torch.linspace(x, x_max, cols)[:, None, None]
-        table[..., 1] = torch.linspace(y, y_max, rows)[:, None, None, None]
+        table = torch.empty(len(y), len(x), len(self.classes), len(self.rotations), BOX_CODE)
+        table[..., 0] = x[:, None, None]
+        table[..., 1] = y[:, None, None, None]
         table[..., 2] = heights[:, None]
         table[..., 3:6] = sizes[:, None]
         table[..., 6] = torch.tensor(self.rotations)
         return table.flatten(0, 3)
+
+    def _lines(self) -> tuple[Float[Tensor, " w"], Float[Tensor, " h"]]:
+        """X of the anchors of each column, y of those of each row, metres."""
+        grid = self.grid
+        x = torch.linspace(grid.x_min, grid.x_max, grid.shape[1])
+        return x, torch.linspace(grid.y_min, grid.y_max, grid.shape[0])

@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from frames.boxes import YAW
+from frames.geometry import yaw_rotations
+
 # In units of (length / 2, width / 2), forward and left: four corners, centre, four edge middles;
 # the order is that of the released code.
 POINTS = torch.tensor(
@@ -17,7 +20,6 @@ MIRRORED = torch.tensor([1, 0, 3, 2, 4, 5, 8, 7, 6])
 
 def box_points(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 9 2"]:
     """Ground-plane points (x, y), metres, of boxes x y z l w h yaw vx vy."""
-    forward, left = (boxes[..., None, 3:5] / 2 * POINTS.to(boxes)).unbind(-1)
-    cos, sin = boxes[..., None, 6].cos(), boxes[..., None, 6].sin()
-    offset = torch.stack([forward * cos - left * sin, forward * sin + left * cos], dim=-1)
-    return boxes[..., None, :2] + offset
+    along = boxes[..., None, 3:5] / 2 * POINTS.to(boxes)
+    heading, left = yaw_rotations(boxes[..., None, YAW]).unbind(-1)
+    return boxes[..., None, :2] + (along[..., :1] * heading + along[..., 1:] * left)

@@ -13,6 +13,7 @@ from torch import Tensor
 from frames.anchor_assign import positive_anchors
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch, Boxes3D
+from frames.geometry import in_footprints
 from frames.grid import BEVGrid
 from frames.heatmap import CENTER_HEAD, GaussianMask, halved, inside_gaussians
 
@@ -145,7 +146,8 @@ def _inside(mask: AnyMask, boxes: Boxes3D, grid: BEVGrid, token: str) -> Bool[Te
     if isinstance(mask, GaussianMask):
         return inside_gaussians(BoxBatch.pad([boxes]), grid, mask)[0].flatten()
     if isinstance(mask, FootprintMask):
-        return _footprint(boxes, grid, mask.margin)
+        centres = grid.cell_centres(torch.arange(grid.num_cells))
+        return in_footprints(centres, boxes.values, mask.margin).any(1)
     if isinstance(mask, OriginMask):
         return at_origin(torch.arange(grid.num_cells), grid)
     if isinstance(mask, AnchorMask):
@@ -162,12 +164,3 @@ def _random(mask: RandomMask, grid: BEVGrid, token: str) -> Bool[Tensor, " k"]:
     chosen = torch.zeros(grid.num_cells, dtype=torch.bool)
     chosen[torch.from_numpy(order[: mask.count])] = True
     return chosen
-
-
-def _footprint(boxes: Boxes3D, grid: BEVGrid, margin: float) -> Bool[Tensor, " k"]:
-    centres = grid.cell_centres(torch.arange(grid.num_cells))
-    x, y, _, length, width, _, yaw, *_ = boxes.values[:, None].unbind(-1)
-    dx, dy = centres[:, 0] - x, centres[:, 1] - y
-    along, across = dx * yaw.cos() + dy * yaw.sin(), dy * yaw.cos() - dx * yaw.sin()
-    near = (along.abs() <= length / 2 + margin) & (across.abs() <= width / 2 + margin)
-    return near.any(0)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from frames.camera_view import project_ego
 from frames.frame import Camera
-from frames.geometry import project
 
 MIN_DEPTH = 0.1
 
@@ -36,9 +36,7 @@ def depth_targets(
     height, width = image_size[0] // stride, image_size[1] // stride
     targets = []
     for camera, augment in zip(cameras, augmented_from_image, strict=True):
-        cam_from_ego = torch.from_numpy(camera.ego_from_cam.inverse().matrix).to(points)
-        intrinsics = torch.from_numpy(camera.image_from_cam).to(points)
-        pixels, depth = project(points @ cam_from_ego[:3, :3].mT + cam_from_ego[:3, 3], intrinsics)
+        pixels, depth = project_ego(camera, points)
         # Integer pixels are centres, so the image and its first patch begin at -0.5.
         end = pixels.new_tensor(camera.size[::-1]) - 0.5
         own = ((pixels >= -0.5) & (pixels < end)).all(1) & (depth > MIN_DEPTH)

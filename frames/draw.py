@@ -156,10 +156,7 @@ def _camera_inches(cameras: Sequence[Camera]) -> tuple[float, float]:
 
 def _plane_range(grid: BEVGrid) -> tuple[float, float, float, float]:
     """x_min, x_max, y_min, y_max, metres: the grid's range and the car."""
-    rows, columns = grid.shape
-    x_max = grid.x_min + columns * grid.cell_size
-    y_max = grid.y_min + rows * grid.cell_size
-    return min(grid.x_min, -BEHIND), x_max, grid.y_min, y_max
+    return min(grid.x_min, -BEHIND), grid.x_max, grid.y_min, grid.y_max
 
 
 def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:

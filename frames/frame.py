@@ -62,7 +62,6 @@ class Frame:
         cameras: In the reader's order.
         sweeps: Key sweep first, then earlier ones by age.
         boxes: Ground truth after the filter, ego frame.
-        box_points: Number of LiDAR points in each box, as annotated; () where nobody counted.
         prev: Token of the frame before it in its scene, "" at the start.
         next: Token of the frame after it, "" at the end.
         teacher_score: None where its annotations were read. Else they are hidden
@@ -77,7 +76,6 @@ class Frame:
     cameras: tuple[Camera, ...]
     sweeps: tuple[Sweep, ...]
     boxes: Boxes3D
-    box_points: tuple[int, ...]
     prev: str
     next: str
     teacher_score: float | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 
@@ -104,6 +104,11 @@ class SE3:
         return [float(q) for q in (quaternion if quaternion[0] >= 0 else -quaternion)]
 
 
+# Ego axes from the camera axes (x right, y down, z forward) of a camera that looks straight ahead:
+# x = z_cam, y = -x_cam, z = -y_cam.
+AHEAD = SE3(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
+
+
 def wrap_angle(angle: Float[Tensor, "*n"], period: float = 2 * math.pi) -> Float[Tensor, "*n"]:
     """The angle moved by whole periods into [-period/2, period/2)."""
     return torch.remainder(angle + period / 2, period) - period / 2
@@ -120,6 +125,22 @@ def footprint_corners(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 4 2"]:
     signs = boxes.new_tensor([[1, 1], [1, -1], [-1, -1], [-1, 1]])
     offsets = signs * boxes[..., None, 3:5] / 2
     return offsets @ yaw_rotations(boxes[..., 6]).mT + boxes[..., None, :2]
+
+
+def in_footprints(
+    points: Float[Tensor, "*b q 2"], boxes: Float[Tensor, "*b m 9"], margin: float = 0.0
+) -> Bool[Tensor, "*b q m"]:
+    """Which points (x, y), metres, lie in which boxes seen from above.
+
+    Args:
+        points: To be found.
+        boxes: x y z l w h yaw vx vy.
+        margin: Metres by which each side of a box moves outward.
+    """
+    x, y, _, length, width, _, yaw, *_ = boxes[..., None, :, :].unbind(-1)
+    dx, dy = points[..., :1] - x, points[..., 1:] - y
+    along, across = dx * yaw.cos() + dy * yaw.sin(), dy * yaw.cos() - dx * yaw.sin()
+    return (along.abs() <= length / 2 + margin) & (across.abs() <= width / 2 + margin)
 
 
 def box_corners(boxes: Float[Tensor, "*n 9"]) -> Float[Tensor, "*n 8 3"]:

@@ -7,6 +7,9 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
+# Metres between ranges that are the same but for rounding.
+TOUCHING = 1e-3
+
 
 class BEVGrid(BaseModel):
     """A square-celled grid on the ego ground plane.
@@ -29,6 +32,26 @@ class BEVGrid(BaseModel):
     cell_size: PositiveFloat
     shape: tuple[PositiveInt, PositiveInt]
     frame: Literal["ego"] = "ego"
+
+    @property
+    def x_max(self) -> float:
+        """Far edge, metres."""
+        return self.x_min + self.shape[1] * self.cell_size
+
+    @property
+    def y_max(self) -> float:
+        """Left edge, metres."""
+        return self.y_min + self.shape[0] * self.cell_size
+
+    @property
+    def symmetric_x(self) -> bool:
+        """Whether mirroring x maps it onto itself."""
+        return abs(self.x_min + self.x_max) <= TOUCHING
+
+    @property
+    def symmetric_y(self) -> bool:
+        """Whether mirroring y does."""
+        return abs(self.y_min + self.y_max) <= TOUCHING
 
     @property
     def num_cells(self) -> int:

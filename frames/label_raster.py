@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from frames.boxes import YAW, BoxBatch
+from frames.geometry import yaw_rotations
 from frames.grid import BEVGrid
 
 # A quarter of the size to each side of the centre: half the footprint.
@@ -59,9 +60,7 @@ def _corners(boxes: BoxBatch, grid: BEVGrid) -> Int64[Tensor, "b m 4 2"]:
     """Corners (col, row) of the shrunk footprints, one after the other, cut off to integers."""
     # In float64: the same box must not be cut off differently on another device.
     values = boxes.values.double()
-    yaw = values[..., YAW]
-    heading = torch.stack([yaw.cos(), yaw.sin()], dim=-1)
-    across = torch.stack([-yaw.sin(), yaw.cos()], dim=-1)
+    heading, across = yaw_rotations(values[..., YAW]).unbind(-1)
     along, aside = (SHRINK * values[..., 3:5] / grid.cell_size).unbind(-1)
     centre = grid.to_cells(values[..., :2]) + 0.5
     corners = [

@@ -5,7 +5,6 @@ ego frame at the time stamp of the key LIDAR_TOP sweep, and a velocity the devki
 (NaN) becomes 0, as mmdet3d has it.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from frames.boxes import BOX_SIZE, Boxes3D
 from frames.detection_classes import DETECTION_CLASSES
@@ -168,7 +167,7 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
     """Scene names of a split: predefined first, then ``splits.json``, then a scene by its name.
 
     Raises:
-        DataError: The version knows no such split.
+        DataError: The version knows no such split, or its ``splits.json`` is damaged.
     """
     predefined: dict[str, list[str]] = {
         name: scenes
@@ -176,7 +175,7 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
         if tables.version.endswith(SPLIT_VERSIONS[name])
     }
     own_file = Path(tables.table_root) / "splits.json"
-    own: dict[str, list[str]] = json.loads(own_file.read_text()) if own_file.is_file() else {}
+    own = _own_splits(own_file) if own_file.is_file() else {}
     scenes = [scene["name"] for scene in tables.scene]
     known = {**{name: [name] for name in scenes}, **own, **predefined}
     if split not in known:
@@ -186,6 +185,16 @@ def scenes_of_split(tables: NuScenes, split: str) -> list[str]:
             f"Set split to one of these, or add it to {own_file}"
         )
     return known[split]
+
+
+def _own_splits(path: Path) -> dict[str, list[str]]:
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is damaged ({error.errors()[0]['msg']}): expected a JSON object of splits, "
+            "name -> list of scene names; mend it, or write it again"
+        ) from error
 
 
 def _shorten(names: list[str], most: int = 8) -> str:
@@ -204,9 +213,9 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
     ego_from_global = global_from_ego.inverse()
     hidden_score = config.hidden_score(sample["token"])
     if hidden_score is None:
-        boxes, box_points = _boxes(tables, sample, ego_from_global, config.min_points)
+        boxes = _boxes(tables, sample, ego_from_global, config.min_points)
     else:
-        boxes, box_points = Boxes3D.empty(), ()
+        boxes = Boxes3D.empty()
     return Frame(
         token=sample["token"],
         scene=tables.get("scene", sample["scene_token"])["name"],
@@ -219,7 +228,6 @@ def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:
         ),
         sweeps=tuple(_sweeps(tables, config, key, ego_from_global)),
         boxes=boxes,
-        box_points=box_points,
         prev=sample["prev"],
         next=sample["next"],
         teacher_score=hidden_score,
@@ -267,11 +275,9 @@ def _sweeps(
         data = tables.get("sample_data", data["prev"])
 
 
-def _boxes(
-    tables: NuScenes, sample: Record, ego_from_global: SE3, min_points: int
-) -> tuple[Boxes3D, tuple[int, ...]]:
-    """Ground truth of the ten classes with enough points, and the LiDAR points of each box."""
-    values, labels, box_points = [], [], []
+def _boxes(tables: NuScenes, sample: Record, ego_from_global: SE3, min_points: int) -> Boxes3D:
+    """Ground truth: boxes of the ten classes with enough points."""
+    values, labels = [], []
     for record in (tables.get("sample_annotation", token) for token in sample["anns"]):
         name = category_to_detection_name(record["category_name"])
         if name is None or record["num_lidar_pts"] + record["num_radar_pts"] < min_points:
@@ -282,9 +288,7 @@ def _boxes(
         velocity = np.nan_to_num(ego_from_global.rotation @ speed)[:2]
         values.append([*box.translation, length, width, height, box.yaw, *velocity])
         labels.append(DETECTION_CLASSES.index(name))
-        box_points.append(record["num_lidar_pts"])
-    boxes = Boxes3D(
+    return Boxes3D(
         torch.tensor(values, dtype=torch.float32).reshape(-1, BOX_SIZE),
         torch.tensor(labels, dtype=torch.int64),
     )
-    return boxes, tuple(box_points)

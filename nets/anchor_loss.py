@@ -19,8 +19,8 @@ from frames.boxes import BoxBatch
 from frames.rotated_iou import iou_3d
 from nets.anchor_head import DIRECTIONS, AnchorMaps
 
-# Added to the positives for classes, and their least number for boxes.
-FEW_POSITIVES = 10
+# Added to the positives for classes, and their least number for boxes and in the methods' terms.
+LEAST_COUNT = 10
 # A heading and its reverse lie in different half turns; the first begins here, radians.
 DIRECTION_OFFSET = 0.78539
 YAW = 6
@@ -78,7 +78,7 @@ def anchor_loss(
     label = torch.stack([own.label for own in assignments])
     positive = label >= 0
     per_frame = positive.sum() / frames
-    focal = focal_loss(maps.logit, label, config).sum() / (per_frame + FEW_POSITIVES)
+    focal = focal_loss(maps.logit, label, config).sum() / (per_frame + LEAST_COUNT)
     wanted = torch.cat(
         [at[own.box[own.positive]] for own, at in zip(assignments, boxes, strict=True)]
     )
@@ -91,7 +91,7 @@ def anchor_loss(
         "direction": config.direction
         * F.cross_entropy(maps.direction[positive], direction(wanted[:, YAW]), reduction="none"),
     }
-    few = per_frame.clamp(min=FEW_POSITIVES)
+    few = per_frame.clamp(min=LEAST_COUNT)
     return {
         name: (term if name == "classes" else term.sum() / few) / frames
         for name, term in terms.items()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nets.bev_resnet import BEVResNetConfig
 from nets.blocks import conv_norm_relu, resample_block
+from nets.fit_together import require_multiple, require_same_length
 
 
 class BEVBackboneConfig(BaseModel):
@@ -33,12 +34,7 @@ class BEVBackboneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _same_length(self) -> "BEVBackboneConfig":
-        lengths = {
-            name: len(getattr(self, name))
-            for name in ("channels", "layers", "strides", "up_channels")
-        }
-        if len(set(lengths.values())) != 1:
-            raise ValueError(f"one entry a stage expected in each, found {lengths}")
+        require_same_length(self, "channels", "layers", "strides", "up_channels")
         return self
 
     @property
@@ -75,12 +71,7 @@ class BEVBackbone(nn.Module):
         Raises:
             ValueError: If the map's size is no multiple of the last stage's stride.
         """
-        total = self.config.total_strides[-1]
-        if x.shape[-2] % total or x.shape[-1] % total:
-            raise ValueError(
-                f"a BEV map of {tuple(x.shape[-2:])} cells is no multiple of the backbone's "
-                f"stride {total}: change the grid or strides"
-            )
+        require_multiple("BEV map", x.shape[-2:], self.config.total_strides[-1], "the backbone's")
         maps = []
         for stage in self.stages:
             x = stage(x)

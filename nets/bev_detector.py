@@ -15,9 +15,10 @@ from frames.sensor_input import Modality, SensorInput
 from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.camera_encoder import CameraEncoder, CameraEncoderConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
-from nets.depth_net import depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.depth_net import depth_terms
+from nets.fit_together import check_fit, require_multiple
 from nets.gated_fuser import GatedFuser
+from nets.image_backbone import ImageBackboneConfig
 from nets.iou_aware_decode import IouAwareDecodeConfig, decode_iou_aware
 from nets.iou_aware_loss import IouAwareLoss, IouAwareLossConfig
 from nets.lidar_encoder import LidarEncoding, build_lidar_encoder, grid_pairs
@@ -75,6 +76,8 @@ class BEVDetectorConfig(BaseModel):
             found, given = self.backbone.in_channels, encoders[0].out_channels
             pairs["backbone.in_channels"] = (found, given)
         check_fit(pairs | (grid_pairs(self.grid, self.lidar) if self.lidar else {}))
+        stride = self.backbone.total_strides[-1]
+        require_multiple("grid.shape", self.grid.shape, stride, "the backbone's")
         return self
 
     @property
@@ -83,6 +86,11 @@ class BEVDetectorConfig(BaseModel):
         if self.lidar is None:
             return "camera"
         return "lidar" if self.camera is None else "fusion"
+
+    @property
+    def image(self) -> ImageBackboneConfig | None:
+        """Of its camera branch."""
+        return self.camera.image if self.camera else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -185,12 +193,10 @@ class BEVDetector(nn.Module):
         self, depth_logit: Float[Tensor, "b n d rows cols"] | None, seen: SensorInput
     ) -> dict[str, Tensor]:
         """The weighted term "depth", where it is taught."""
-        if depth_logit is None or seen.cameras is None or seen.cameras.depth is None:
+        if self.config.camera is None:
             return {}
-        assert self.config.camera is not None, "its maps have depth logits"
-        # The reader has already pooled to the features' stride.
-        bins = depth_target(seen.cameras.depth, 1, self.config.camera.depth.bins)
-        return {"depth": self.config.depth_loss_weight * depth_loss(depth_logit, bins)}
+        bins, weight = self.config.camera.depth.bins, self.config.depth_loss_weight
+        return depth_terms(depth_logit, seen.cameras, bins, weight)
 
     def detections(self, head: CenterMaps) -> list[Detections]:
         """Decoded boxes of each frame."""

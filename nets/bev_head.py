@@ -7,12 +7,13 @@ the teacher (StereoDistill specification, parts 2 and 3).
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from nets.anchor_head import AnchorHead, AnchorHeadConfig, AnchorMaps
-from nets.hourglass import Hourglass, conv_norm
+from nets.fit_together import require_multiple
+from nets.hourglass import STRIDE, Hourglass, conv_norm
 
 
 class BEVHeadConfig(BaseModel):
@@ -29,6 +30,11 @@ class BEVHeadConfig(BaseModel):
     width: PositiveInt = 128
     head: AnchorHeadConfig = AnchorHeadConfig()
     anchors: AnchorConfig = AnchorConfig()
+
+    @model_validator(mode="after")
+    def _halves_twice(self) -> "BEVHeadConfig":
+        require_multiple("anchors.grid.shape", self.anchors.grid.shape, STRIDE, "the hourglass's")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

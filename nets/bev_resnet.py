@@ -12,6 +12,8 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from nets.fit_together import require_multiple
+
 STEM_KERNEL, STEM_STRIDE = 7, 2
 
 
@@ -120,12 +122,7 @@ class BEVResNet(nn.Module):
         Raises:
             ValueError: The map's size is no multiple of the last stage's stride.
         """
-        total = self.config.total_strides[-1]
-        if x.shape[-2] % total or x.shape[-1] % total:
-            raise ValueError(
-                f"a BEV map of {tuple(x.shape[-2:])} cells is no multiple of the trunk's stride "
-                f"{total}: change the grid or leave out stages"
-            )
+        require_multiple("BEV map", x.shape[-2:], self.config.total_strides[-1], "the backbone's")
         maps, stage = [x], self.stem(x)
         for module in self.stages:
             stage = module(stage)

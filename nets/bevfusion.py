@@ -60,5 +60,6 @@ class BEVFusion(FusedDetector):
         assert seen.cameras is not None, "and images"
         lidar = self.lidar(voxelize(list(seen.points), self.config.lidar.voxels))
         camera, depth_logit = self.lift(self.image(seen.cameras.images), seen.cameras.geometry)
+        # Cameras first, as released; the student's fuser takes them last, as released too.
         low, high, head = self.fused([camera, lidar])
         return BEVMaps(low, high, head, lidar, camera, depth_logit)

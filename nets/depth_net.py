@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frames.camera_geometry import CameraGeometry
+from frames.camera_input import CameraInput
 from nets.blocks import ResidualBlock, conv_norm_relu
 
 CALIBRATION_SIZE = 18
@@ -137,18 +138,35 @@ class DepthNet(nn.Module):
         return DepthOutput(depth.unflatten(0, (batch, -1)), context.unflatten(0, (batch, -1)))
 
 
-def depth_target(
-    depth: Float32[Tensor, "b n height width"], stride: int, bins: DepthBins
-) -> Int64[Tensor, "b n h w"]:
-    """Bin of the nearest depth in each stride x stride patch: 1 is the first bin, 0 says none.
+def depth_terms(
+    depth_logit: Float[Tensor, "b nl d h w"] | None,
+    seen: CameraInput | None,
+    bins: DepthBins,
+    weight: float,
+) -> dict[str, Tensor]:
+    """The weighted term "depth", where it is taught.
 
     Args:
-        depth: Depth of the LiDAR point seen at each pixel, metres, 0 where there is none.
-        stride: Edge of a patch, pixels.
+        depth_logit: Of all cameras; of several lifts, those of one behind those of the other.
+        seen: With the depth of every camera, which its reader has pooled to the logits' cells.
+        bins: Of the logits.
+        weight: Of the term.
+    """
+    if depth_logit is None or seen is None or seen.depth is None:
+        return {}
+    target = depth_target(seen.depth, bins)
+    of_each = target.repeat(1, depth_logit.shape[1] // target.shape[1], 1, 1)
+    return {"depth": weight * depth_loss(depth_logit, of_each)}
+
+
+def depth_target(depth: Float32[Tensor, "b n h w"], bins: DepthBins) -> Int64[Tensor, "b n h w"]:
+    """Bin of each depth: 1 is the first bin, 0 says none.
+
+    Args:
+        depth: Of the nearest LiDAR point in each cell, metres, 0 where there is none.
         bins: Depths outside of them give 0.
     """
-    nearest = -F.max_pool2d(torch.where(depth > 0, -depth, -torch.inf), stride)
-    index = ((nearest - bins.start) / bins.step).floor() + 1
+    index = ((depth - bins.start) / bins.step).floor() + 1
     return torch.where((index >= 1) & (index <= bins.count), index, 0).long()
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nets.depth_net import DepthBins
-from nets.hourglass import Hourglass, conv_norm
+from nets.fit_together import require_multiple
+from nets.hourglass import STRIDE, Hourglass, conv_norm
 from nets.plane_sweep import plane_sweep
 
 
@@ -38,6 +39,11 @@ class DepthVolumeConfig(BaseModel):
     width: PositiveInt = 64
     groups: PositiveInt = 32
     checkpointed: bool = False
+
+    @model_validator(mode="after")
+    def _halves_twice(self) -> "DepthVolumeConfig":
+        require_multiple("number of planes", [self.planes.count], STRIDE, "the hourglass's")
+        return self
 
     @property
     def bins(self) -> DepthBins:

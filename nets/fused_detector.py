@@ -22,8 +22,8 @@ from nets.blocks import conv_norm_relu
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig, center_loss
-from nets.depth_net import depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.depth_net import depth_terms
+from nets.fit_together import check_fit, require_multiple
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.residual_decoder import ResidualDecoder, ResidualDecoderConfig
 
@@ -71,12 +71,7 @@ class FusedDetectorConfig(BaseModel):
                 ),
             }
         )
-        total = self.decoder.total_stride
-        if any(size % total for size in self.grid.shape):
-            raise ValueError(
-                f"grid.shape {self.grid.shape} is no multiple of the decoder's stride {total}: "
-                "change grid or decoder.strides"
-            )
+        require_multiple("grid.shape", self.grid.shape, self.decoder.total_stride, "the decoder's")
         return self
 
     @property
@@ -136,18 +131,9 @@ class FusedDetector(nn.Module):
     def depth_terms(
         self, depth_logit: Float[Tensor, "b nl d rows cols"] | None, seen: SensorInput
     ) -> dict[str, Tensor]:
-        """The weighted term "depth", where it is taught.
-
-        Args:
-            depth_logit: Of all lifts, those of one behind those of the other.
-            seen: With the depth of every camera.
-        """
-        if depth_logit is None or seen.cameras is None or seen.cameras.depth is None:
-            return {}
-        # The reader has already pooled to the features' stride.
-        bins = depth_target(seen.cameras.depth, 1, self.config.lift.depth.bins)
-        of_each = bins.repeat(1, depth_logit.shape[1] // bins.shape[1], 1, 1)
-        return {"depth": self.config.depth_loss_weight * depth_loss(depth_logit, of_each)}
+        """The weighted term "depth", where it is taught; the logits are those of all lifts."""
+        bins, weight = self.config.lift.depth.bins, self.config.depth_loss_weight
+        return depth_terms(depth_logit, seen.cameras, bins, weight)
 
     def detections(self, head: CenterMaps) -> list[Detections]:
         """Decoded boxes of each frame."""

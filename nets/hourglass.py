@@ -5,6 +5,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nets.fit_together import require_multiple
+
+STRIDE = 4
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -64,13 +67,9 @@ class Hourglass(nn.Module):
         """The refined map or volume, same shape.
 
         Raises:
-            ValueError: A size is no multiple of 4.
+            ValueError: A size is no multiple of its stride.
         """
-        if any(size % 4 for size in x.shape[2:]):
-            raise ValueError(
-                f"an hourglass takes sizes that are multiples of 4, found {tuple(x.shape[2:])}: "
-                "change the image's padding, the depth bins or the grid"
-            )
+        require_multiple("map or volume", x.shape[2:], STRIDE, "the hourglass's")
         half = self.to_half(x)
         back = self.relu(self.back_to_half(self.to_quarter(half)) + half)
         refined: Tensor = self.back_to_whole(back)

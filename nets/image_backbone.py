@@ -1,6 +1,7 @@
 """timm image backbone and a neck that brings its levels to one stride (SECONDFPN)."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import timm
@@ -12,6 +13,7 @@ from timm.layers.format import Format
 from torch import Tensor, nn
 
 from nets.blocks import resample_block
+from nets.fit_together import require_multiple
 
 
 class ImageBackboneConfig(BaseModel):
@@ -49,6 +51,19 @@ class ImageBackboneConfig(BaseModel):
     def out_channels(self) -> int:
         """Channels of the output."""
         return self.up_channels * (len(self.level_strides) if self.merge == "concat" else 1)
+
+    def check_size(self, name: str, size: Sequence[int]) -> None:
+        """Refuse images that do not divide into cells of the coarsest stride.
+
+        Args:
+            name: Of the setting.
+            size: (height, width), pixels.
+
+        Raises:
+            ValueError: They do not.
+        """
+        coarsest = max(*self.level_strides, self.stride)
+        require_multiple(name, size, coarsest, "the image backbone's coarsest")
 
 
 class ImageBackbone(nn.Module):
@@ -95,12 +110,7 @@ class ImageBackbone(nn.Module):
         Raises:
             ValueError: If the image size is no multiple of the coarsest stride.
         """
-        coarsest = max(*self.config.level_strides, self.config.stride)
-        if images.shape[-2] % coarsest or images.shape[-1] % coarsest:
-            raise ValueError(
-                f"images of {tuple(images.shape[-2:])} pixels are no multiple of the coarsest "
-                f"stride {coarsest}: resize or crop them so"
-            )
+        self.config.check_size("image size", images.shape[-2:])
         maps = self.body((images.flatten(0, 1) - self.mean) / self.std)
         if self._channels_last:
             maps = [map_.movedim(-1, 1) for map_ in maps]

@@ -24,6 +24,7 @@ from frames.detection_classes import DETECTION_CLASSES
 from frames.grid import BEVGrid
 from frames.label_raster import painted_boxes
 from nets.blocks import ResidualBlock
+from nets.fit_together import require_multiple
 from nets.frozen import Frozen
 
 
@@ -50,8 +51,8 @@ class LabelEncoderConfig(BaseModel):
     def _sensible(self) -> "LabelEncoderConfig":
         if len(self.channels) != len(self.strides):
             raise ValueError(f"channels {self.channels}, strides {self.strides}: one of each a map")
-        if uneven := [s for s in self.strides if any(size % s for size in self.grid.shape)]:
-            raise ValueError(f"a grid of {self.grid.shape} cells is no multiple of {uneven}")
+        for stride in self.strides:
+            require_multiple("grid.shape", self.grid.shape, stride, "a stage's")
         if sorted(self.class_order) != sorted(DETECTION_CLASSES):
             raise ValueError(
                 f"class_order holds {self.class_order}; expected each of {DETECTION_CLASSES} once"

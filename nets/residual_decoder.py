@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nets.bev_resnet import BasicBlock
 from nets.blocks import conv_norm_relu
+from nets.fit_together import require_multiple, require_same_length
 
 
 class ResidualDecoderConfig(BaseModel):
@@ -37,9 +38,7 @@ class ResidualDecoderConfig(BaseModel):
 
     @model_validator(mode="after")
     def _same_length(self) -> "ResidualDecoderConfig":
-        lengths = {name: len(getattr(self, name)) for name in ("widths", "blocks", "strides")}
-        if len(set(lengths.values())) != 1:
-            raise ValueError(f"one entry a stage expected in each, found {lengths}")
+        require_same_length(self, "widths", "blocks", "strides")
         return self
 
     @property
@@ -77,12 +76,8 @@ class ResidualDecoder(nn.Module):
         Raises:
             ValueError: The map's size is no multiple of the last stage's stride.
         """
-        size, total = x.shape[-2:], self.config.total_stride
-        if size[0] % total or size[1] % total:
-            raise ValueError(
-                f"a BEV map of {tuple(size)} cells is no multiple of the decoder's stride {total}: "
-                "change the grid or strides"
-            )
+        size = x.shape[-2:]
+        require_multiple("BEV map", size, self.config.total_stride, "the decoder's")
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-from frames.grid import BEVGrid
-
-# Metres between ranges that are the same but for rounding.
-_TOUCHING = 1e-3
+from frames.grid import TOUCHING, BEVGrid
 
 
 def require_same_ground(
@@ -24,7 +21,7 @@ def require_same_ground(
     """
     found = (*range_min[:2], *edge)
     expected = (grid.x_min, grid.y_min, grid.cell_size, grid.cell_size)
-    if any(abs(a - b) > _TOUCHING for a, b in zip(found, expected, strict=True)):
+    if any(abs(a - b) > TOUCHING for a, b in zip(found, expected, strict=True)):
         raise ValueError(
             f"{name} begin at {tuple(range_min[:2])} m with cells of {tuple(edge)} m, the anchors' "
             f"grid at {(grid.x_min, grid.y_min)} m with cells of {grid.cell_size} m: they must be "

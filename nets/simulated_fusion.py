@@ -45,10 +45,7 @@ class SimulatedFusionConfig(FusedDetectorConfig):
     def _consistent(self) -> "SimulatedFusionConfig":
         if self.shared_lift and self.compensated != "both":
             raise ValueError('shared_lift: one view transform is both\'s; set compensated = "both"')
-        if any(size % self.image.stride for size in self.image_size):
-            raise ValueError(
-                f"image_size {self.image_size} is no multiple of image.stride {self.image.stride}"
-            )
+        self.image.check_size("image_size", self.image_size)
         if self.in_image:
             self.in_image.check(self.image.out_channels)
         if self.in_bev:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from nets.fit_together import require_multiple
 from nets.hourglass import conv_norm
 
 STRIDE = 4
@@ -88,10 +89,7 @@ class StereoBackbone(nn.Module):
         Raises:
             ValueError: Their size is no multiple of the stride.
         """
-        if any(size % STRIDE for size in images.shape[2:]):
-            raise ValueError(
-                f"images of {tuple(images.shape[2:])} pixels: expected multiples of {STRIDE}"
-            )
+        require_multiple("image size", images.shape[2:], STRIDE, "the backbone's")
         x = self.stem(images)
         maps = []
         for stage in self.stages:

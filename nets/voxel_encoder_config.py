@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
+from nets.fit_together import require_multiple
 from nets.voxelize import VoxelGrid
 
 OUT_KERNEL_Z = 3
@@ -38,12 +39,7 @@ class VoxelEncoderConfig(BaseModel):
                 f"z_padding {self.z_padding} does not fit channels {self.channels}: expected one "
                 "0 or 1 for each stage after the first"
             )
-        _, rows, cols = self.voxels.shape
-        if rows % self.stride or cols % self.stride:
-            raise ValueError(
-                f"{rows} x {cols} voxels (y, x) are no multiple of the stride {self.stride}: "
-                "change voxels or the number of channels"
-            )
+        require_multiple("voxels (y, x)", self.voxels.shape[1:], self.stride, "the encoder's")
         if self.z_slices < 1:
             raise ValueError(
                 f"{self.voxels.shape[0]} voxels along z are too few for z_padding "

@@ -25,15 +25,13 @@ from student_train.students.base import Reader
 from student_train.students.kinds import (
     AnyStudentConfig,
     StudentConfig,
-    augments_images,
     build_reader,
+    image_backbone,
     sees,
 )
 from student_train.students.stereo import StereoStudentConfig
 
 Unlabelled = Literal["distil", "pseudo_labels", "leave_out"]
-# Metres between ranges that are the same but for rounding.
-TOUCHING = 1e-3
 
 
 class MethodTables(BaseModel):
@@ -131,11 +129,6 @@ class StudentRun(BaseModel):
         if self.methods.head != _head(self.student):
             raise ValueError(f"methods are those of the head {self.methods.head!r}")
         stereo = isinstance(self.student, StereoStudentConfig)
-        if augments_images(self.student) == (self.image_augment is None):
-            raise ValueError(
-                "image_augment: a multi-camera student needs it, a stereo student has none (its "
-                "images are cut to student.image_size), nor has one that sees points alone"
-            )
         if stereo and self.bev_augment != BevAugmentConfig(flip_y=self.bev_augment.flip_y):
             raise ValueError("bev_augment: a stereo student is mirrored alone: set flip_y only")
         if self.unlabelled != "distil" and self.data.labelled == 1:
@@ -155,9 +148,22 @@ class StudentRun(BaseModel):
                 "student.image_head is taught by labels, which frames beyond data.labelled lack: "
                 'leave it out, or set unlabelled to "pseudo_labels" or "leave_out"'
             )
-        grid = self.student.grid
-        if stereo and abs(2 * grid.y_min + grid.shape[0] * grid.cell_size) > TOUCHING:
-            raise ValueError(f"a flip maps {grid} onto itself only if it is symmetric in y")
+        if stereo and not self.student.grid.symmetric_y:
+            raise ValueError(
+                f"a flip maps {self.student.grid} onto itself only if it is symmetric in y"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_fit(self) -> "StudentRun":
+        images = image_backbone(self.student)
+        if (images is None) != (self.image_augment is None):
+            raise ValueError(
+                "image_augment: a multi-camera student needs it, a stereo student has none (its "
+                "images are cut to student.image_size), nor has one that sees points alone"
+            )
+        if images and self.image_augment:
+            images.check_size("image_augment.out_size", self.image_augment.out_size)
         return self
 
     @property

@@ -17,9 +17,6 @@ from frames.grid import BEVGrid
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 
-# Metres between ranges that are the same but for rounding.
-TOUCHING = 1e-3
-
 
 def require_flips(
     needs: Collection[Need], augment: BevAugmentConfig, grid: BEVGrid, views: int
@@ -46,14 +43,14 @@ def require_flips(
             f"bev_augment turns by up to {augment.rotation} rad, scales by {augment.scale} and "
             f"shifts by {augment.shift} m: set only flip_x and flip_y, {ways_out}"
         )
-    for axis, chance, start, size in (
-        ("x", augment.flip_x, grid.x_min, grid.shape[1]),
-        ("y", augment.flip_y, grid.y_min, grid.shape[0]),
+    for axis, chance, symmetric, start, end in (
+        ("x", augment.flip_x, grid.symmetric_x, grid.x_min, grid.x_max),
+        ("y", augment.flip_y, grid.symmetric_y, grid.y_min, grid.y_max),
     ):
-        if chance and abs(2 * start + size * grid.cell_size) > TOUCHING:
+        if chance and not symmetric:
             raise ConfigError(
                 f"{', '.join(whole)}: flip_{axis} maps the grid onto itself only if it is "
-                f"symmetric, found {axis} from {start} to {start + size * grid.cell_size} m: "
+                f"symmetric, found {axis} from {start} to {end} m: "
                 f"leave flip_{axis} out, {ways_out}"
             )
 

@@ -16,7 +16,7 @@ from nets.bev_backbone import BEVBackbone, BEVBackboneConfig, BEVNeck
 from nets.center_decode import CenterDecodeConfig
 from nets.center_head import CenterHead, CenterHeadConfig, CenterMaps
 from nets.center_loss import CenterLossConfig
-from nets.fit_together import check_fit
+from nets.fit_together import check_fit, require_multiple
 from nets.lidar_encoder import LidarEncoding, build_lidar_encoder, grid_pairs
 from nets.voxelize import voxelize
 
@@ -55,6 +55,8 @@ class CenterPointConfig(BaseModel):
             ),
         }
         check_fit(pairs | grid_pairs(self.grid, self.encoder))
+        stride = self.backbone.total_strides[-1]
+        require_multiple("grid.shape", self.grid.shape, stride, "the backbone's")
         return self
 
     @property

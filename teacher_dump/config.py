@@ -86,6 +86,9 @@ class TeacherRun(BaseModel):
             raise ValueError(
                 "image_augment: a network that sees images needs it, one of LiDAR alone has none"
             )
+        if self.image_augment and isinstance(self.teacher, BEVDetectorConfig | BEVFusionConfig):
+            assert self.teacher.image is not None, "it sees images"
+            self.teacher.image.check_size("image_augment.out_size", self.image_augment.out_size)
         return self
 
     @property

@@ -22,7 +22,7 @@ settings.load_profile("patient")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A procedural world of one training and one validation scene, three frames each."""
     from frames.world.config import WorldConfig
-    from frames.world.generate import write_world
+    from frames.world.nuscenes_tree import write_world
 
     root = tmp_path_factory.mktemp("world")
     config = WorldConfig(

@@ -8,10 +8,10 @@ from jaxtyping import Float64
 
 from frames.errors import DataError
 from frames.frame import Camera
-from frames.geometry import SE3
+from frames.geometry import AHEAD, SE3
 
-# Pseudo-LiDAR is the rectified camera frame, only turned: x = z_cam, y = -x_cam, z = -y_cam.
-EGO_FROM_RECT = SE3(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
+# Pseudo-LiDAR is the rectified camera frame, only turned.
+EGO_FROM_RECT = AHEAD
 SHAPES = {
     **{f"P{index}": (3, 4) for index in range(4)},
     "R0_rect": (3, 3),

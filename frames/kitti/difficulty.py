@@ -1,12 +1,10 @@
 """Easy, moderate, hard: which labelled objects KITTI's evaluation asks for, and Argoverse's."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from frames.errors import DataError
-from frames.kitti.labels import DONT_CARE, KittiObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,20 +86,3 @@ def difficulties(scheme: Scheme, focal: float | None = None) -> tuple[Difficulty
         return rescaled_difficulties(focal)
     known = {"kitti": KITTI_DIFFICULTIES, "argoverse_heights": ARGOVERSE_HEIGHTS}
     return {**known, "argoverse_distances": ARGOVERSE_DISTANCES}[scheme]
-
-
-def difficulty(thing: KittiObject, levels: Sequence[Difficulty] = KITTI_DIFFICULTIES) -> str | None:
-    """Name of the first level at which an object counts; None if at none, and for DontCare."""
-    if thing.kind == DONT_CARE:
-        return None
-    return next((level.name for level in levels if _counts(thing, level)), None)
-
-
-def _counts(thing: KittiObject, level: Difficulty) -> bool:
-    depth = 0.0 if thing.box is None else thing.box[0]
-    return (
-        thing.bbox[3] - thing.bbox[1] > level.height
-        and thing.occlusion <= level.occlusion
-        and thing.truncation <= level.truncation
-        and level.near < depth < level.far
-    )

@@ -11,7 +11,7 @@ from frames.detections import Detections
 from frames.errors import DataError
 from frames.kitti.difficulty import KITTI_DIFFICULTIES, Difficulty
 from frames.kitti.labels import read_objects
-from frames.kitti.reader import KittiFrame
+from frames.kitti.reader import KittiFrame, listed_tokens
 from frames.kitti.results import write_results
 from frames.kitti.scoring import (
     KittiDetections,
@@ -81,13 +81,13 @@ def frames_to_score(labels: Path, results: Path, split_file: Path | None = None)
         split_file: A list of ``ImageSets``, a token a line.
 
     Raises:
-        DataError: There is no such frame, or one lacks its label or result file.
+        DataError: There is no such frame, one lacks its label or result file, or is listed twice.
     """
     found = sorted(path.stem for path in results.glob("*.txt"))
     if split_file is None:
         tokens, source = found, f"{results}"
     else:
-        tokens, source = _listed(split_file), f"{split_file}"
+        tokens, source = listed_tokens(split_file), f"{split_file}"
     if not tokens:
         raise DataError(
             f"{source} has no frames to score: expected a file <frame>.txt for each in the folder "
@@ -128,15 +128,6 @@ def _read_result(path: Path) -> KittiDetections:
         return as_detections(read_objects(path))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _listed(split_file: Path) -> list[str]:
-    try:
-        return list(dict.fromkeys(split_file.read_text().split()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read {split_file} ({error}); give a list of frames, a token a line"
-        ) from error
 
 
 def _check_there(tokens: Sequence[str], folder: Path, kind: str, remedy: str) -> None:

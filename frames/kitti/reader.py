@@ -8,6 +8,7 @@ scene. All labels, also those that are no ground truth, are in ``KittiFrame.obje
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +79,14 @@ def tokens_of_split(config: KittiConfig) -> tuple[Path, list[str]]:
     """The folder of a split and its tokens, in the order of its list.
 
     Raises:
-        DataError: The tree has no such split, or its list is empty.
+        DataError: The tree has no such split, or its list is empty or damaged.
     """
     root, split = config.root, config.split
     if not root.is_dir():
         raise DataError(f"no KITTI folder at {root}; set root to where the tree lies")
     listed = root / "ImageSets" / f"{split}.txt"
     if listed.is_file():
-        tokens = listed.read_text().split()
+        tokens = listed_tokens(listed)
         folder = root / (TESTING if split == TEST_SPLIT else TRAINING)
     else:
         folder = root / (split if split in (TRAINING, TESTING) else TRAINING)
@@ -99,6 +100,26 @@ def tokens_of_split(config: KittiConfig) -> tuple[Path, list[str]]:
             f"these, {TRAINING}, {TESTING} or the token of a training frame"
         )
     return folder, tokens
+
+
+def listed_tokens(path: Path) -> list[str]:
+    """The frames that a list of ``ImageSets`` names, in its order.
+
+    Raises:
+        DataError: It cannot be read, or names a frame twice.
+    """
+    try:
+        tokens = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read {path} ({error}); give a list of frames, a token a line"
+        ) from error
+    if again := [token for token, count in Counter(tokens).items() if count > 1]:
+        raise DataError(
+            f"{path} names {len(again)} frames more than once ({', '.join(again[:3])}); "
+            "name each frame once"
+        )
+    return tokens
 
 
 def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
@@ -124,7 +145,6 @@ def _frame(config: KittiConfig, folder: Path, token: str) -> KittiFrame:
             ),
         ),
         boxes=ground_truth(objects, config),
-        box_points=(),
         prev="",
         next="",
         teacher_score=score,

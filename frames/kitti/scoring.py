@@ -202,7 +202,7 @@ def score_kitti(
     for kind, difficulty in itertools.product(KITTI_CLASSES, difficulties):
         contest = Contest(
             label_frames=label_frames,
-            label_roles=_label_roles(truth, kind, difficulty),
+            label_roles=label_roles(truth, kind, difficulty),
             detection_roles=_detection_roles(found, kind, difficulty),
             scores=found.scores,
         )
@@ -294,7 +294,8 @@ def _covered(
     return covered
 
 
-def _label_roles(truth: KittiLabels, kind: str, difficulty: Difficulty) -> Int8[np.ndarray, " g"]:
+def label_roles(truth: KittiLabels, kind: str, difficulty: Difficulty) -> Int8[np.ndarray, " g"]:
+    """Whether each label counts, is ignored or is not there, when a class is scored."""
     admitted = (
         (truth.occlusion <= difficulty.occlusion)
         & (truth.truncation <= difficulty.truncation)

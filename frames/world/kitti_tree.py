@@ -1,6 +1,5 @@
 """A world as a KITTI tree: frames in ``training``, written scene by scene, and their lists."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,11 @@ from frames.kitti.calibration import write_calibration
 from frames.kitti.labels import LABEL_DECIMALS, write_objects
 from frames.kitti.reader import LIDAR_FLOATS, TRAINING
 from frames.world.config import SPLITS, KittiWorldConfig
-from frames.world.generate import CONFIG_FILE, WorldMismatchError, each_scene
 from frames.world.kitti_labels import label_objects
 from frames.world.scene import FRAME_SECONDS, build_scene, scene_rng
 from frames.world.sensors import Sensor
 from frames.world.stereo_rig import stereo_rig
+from frames.world.tree import SceneJob, WorldMismatchError, each_scene, publish, require_same_world
 from frames.world.views import (
     CAMERA_SIGHT,
     EXPOSURE,
@@ -40,8 +39,6 @@ INTENSITY_SCALE = 255
 # Uses of chance within a frame.
 EXPOSURE_USE, IMAGE_USE, LIDAR_USE = range(3)
 
-SceneJob = tuple[KittiWorldConfig, Path, str, int]
-
 
 def is_complete(root: Path, config: KittiWorldConfig) -> bool:
     """Whether ``root`` holds this very world, whole; if not, it may hold a part of it.
@@ -57,14 +54,7 @@ def is_complete(root: Path, config: KittiWorldConfig) -> bool:
             f"{root / TRAINING} is there, but neither {whole} nor {growing}: it is no world of "
             "this project; give another folder"
         )
-    folder = whole if whole.exists() else growing
-    record = folder / CONFIG_FILE
-    found = json.loads(record.read_text()) if record.exists() else None
-    if found != _record(config):
-        raise WorldMismatchError(
-            f"{folder} is of another world ({found}) than the one asked for ({_record(config)}); "
-            "give another folder, or delete that tree"
-        )
+    require_same_world(whole if whole.exists() else growing, _record(config))
     return whole.exists()
 
 
@@ -90,15 +80,10 @@ def write_kitti_world(
     """
     if not is_complete(root, config):
         _begin(config, root)
-        jobs = [
-            (config, root, split, index)
-            for split in SPLITS
-            for index in range(len(config.scene_names(split)))
-        ]
-        for done, _ in enumerate(each_scene(_write_scene, jobs, workers), 1):
-            if on_scene is not None:
-                on_scene(done, len(jobs))
-        _write_lists(config, root)
+        for _ in each_scene(_write_scene, config, root, workers, on_scene):
+            pass
+        lists = {f"{split}.txt": "\n".join([*tokens(config, split), ""]) for split in SPLITS}
+        publish(root / LISTS, _record(config), lists)
     shutil.rmtree(root / JOURNAL, ignore_errors=True)
 
 
@@ -117,27 +102,12 @@ def _record(config: KittiWorldConfig) -> dict[str, Any]:
 def _begin(config: KittiWorldConfig, root: Path) -> None:
     """Make a journal, unless there is one, and then the folders."""
     if not (root / JOURNAL).exists():
-        _publish(root / JOURNAL, {CONFIG_FILE: json.dumps(_record(config))})
+        publish(root / JOURNAL, _record(config), {})
     for name in FOLDERS:
         (root / TRAINING / name).mkdir(parents=True, exist_ok=True)
 
 
-def _write_lists(config: KittiWorldConfig, root: Path) -> None:
-    files = {f"{split}.txt": "\n".join([*tokens(config, split), ""]) for split in SPLITS}
-    _publish(root / LISTS, files | {CONFIG_FILE: json.dumps(_record(config))})
-
-
-def _publish(folder: Path, files: dict[str, str]) -> None:
-    """Write a folder of files that appears at once."""
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for name, content in files.items():
-        (draft / name).write_text(content)
-    draft.rename(folder)
-
-
-def _write_scene(job: SceneJob) -> None:
+def _write_scene(job: SceneJob[KittiWorldConfig]) -> None:
     """Write a scene's frames, and a mark in the journal; nothing if the mark is there."""
     config, root, split, index = job
     mark = root / JOURNAL / config.scene_names(split)[index]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from frames.geometry import SE3
+from frames.geometry import AHEAD, SE3
 from frames.world.config import WorldConfig
 from frames.world.raycast import ground_depth
 
@@ -14,8 +14,6 @@ LIDAR = "LIDAR_TOP"
 # LIDAR_TOP of nuScenes n015: x right, y forward, on the roof.
 EGO_FROM_LIDAR = SE3.from_yaw(-math.pi / 2, [0.94, 0.0, 1.84])
 LOWEST_BEAM, HIGHEST_BEAM = math.radians(-30), math.radians(10)
-# Camera axes (x right, y down, z forward) of a camera that looks straight ahead.
-AHEAD = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
 # The horizon's row as a share of the image height: a little above the middle, as after the crop
 # of the sky that BEVDet-like pipelines apply.
 HORIZON = 0.42

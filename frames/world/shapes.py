@@ -40,10 +40,10 @@ def _both(left: Part) -> list[Part]:
     return [left, (x0, x1, -y1, -y0, z0, z1, colour)]
 
 
-def _lights(z: float, inner: float = 0.26, outer: float = 0.46) -> list[Part]:
+def _lights(z: float) -> list[Part]:
     """White lamps at the very front, red ones at the very back."""
-    front = _both((0.47, 0.5, inner, outer, z, z + 0.13, "lamp"))
-    return front + _both((-0.5, -0.47, inner, outer, z, z + 0.16, "tail"))
+    front = _both((0.47, 0.5, 0.26, 0.46, z, z + 0.13, "lamp"))
+    return front + _both((-0.5, -0.47, 0.26, 0.46, z, z + 0.16, "tail"))
 
 
 def _car(rng: np.random.Generator) -> list[Part]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from frames.geometry import SE3
+from frames.geometry import AHEAD, SE3
 from frames.kitti.calibration import Calibration
 from frames.world.config import KittiWorldConfig
-from frames.world.sensors import AHEAD, Sensor, pinhole, spinning
+from frames.world.sensors import Sensor, pinhole, spinning
 
 # Cameras before the rear axle, LiDAR behind and above them, metres: KITTI's setup page.
 CAMERA_AHEAD = 1.03
@@ -31,14 +31,12 @@ class StereoRig:
         left: Camera 2.
         right: Camera 3.
         lidar: Axes as the car's: x forward, y left, z up.
-        ego_from_rect: Camera 0 above the ground, looking straight ahead.
         calibration: What KITTI's files say of them.
     """
 
     left: Sensor
     right: Sensor
     lidar: Sensor
-    ego_from_rect: SE3
     calibration: Calibration
 
 
@@ -68,9 +66,7 @@ def stereo_rig(config: KittiWorldConfig) -> StereoRig:
         cam_from_lidar=SE3(RECT_FROM_CAM, np.zeros(3)).inverse() @ rect_from_lidar,
         lidar_from_imu=LIDAR_FROM_IMU,
     )
-    return StereoRig(
-        left=left, right=right, lidar=lidar, ego_from_rect=ego_from_rect, calibration=calibration
-    )
+    return StereoRig(left=left, right=right, lidar=lidar, calibration=calibration)
 
 
 def _intrinsic(config: KittiWorldConfig) -> Float64[np.ndarray, "3 3"]:

@@ -2,7 +2,7 @@
 
 from frames.world.catalogue import CATEGORIES
 from frames.world.config import WorldConfig
-from frames.world.nuscenes_tree import Row, Tables, token
+from frames.world.nuscenes_scene import Row, Tables, token
 from frames.world.sensors import MOUNTS, Sensor, camera, lidar
 
 MAP_FILE = "maps/world.png"

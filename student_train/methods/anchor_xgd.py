@@ -23,14 +23,14 @@ from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
 from frames.geometry import wrap_angle
 from frames.rotated_iou import iou_3d
+from nets.anchor_loss import LEAST_COUNT
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
 from student_train.methods.at_anchors import (
-    LEAST_COUNT,
     Positives,
-    anchors_of,
     boxes_at_anchors,
     read_positives,
+    student_anchors,
     with_boxes_of_objects,
 )
 from student_train.methods.base import (
@@ -121,7 +121,7 @@ class AnchorXgd(Method):
                 f"xgd.min_iou has {len(config.min_iou)} numbers, expected one for each of "
                 f"{', '.join(context.classes)}"
             )
-        self.register_buffer("table", anchors_of(context).boxes(), persistent=False)
+        self.register_buffer("table", student_anchors(context).boxes(), persistent=False)
 
     @classmethod
     def needs(cls, config: MethodConfig, anchors: AnchorConfig | None) -> frozenset[Need]:

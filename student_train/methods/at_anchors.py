@@ -13,6 +13,7 @@ from torch import Tensor
 from frames.anchors import BOX_CODE, AnchorConfig
 from frames.boxes import BoxBatch
 from frames.cell_masks import AnchorMask, FootprintMask
+from frames.geometry import in_footprints
 from frames.grid import BEVGrid
 from store.schema import Need, Places, Target
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
@@ -21,11 +22,9 @@ from student_train.methods.base import MethodContext, StudentMaps, TeacherTarget
 LEAST_MARGIN = 0.5
 # Below any that a filter may ask for.
 NO_SCORE = -1.0
-# As in the supervised loss: fewer positives, or cells, count as so many.
-LEAST_COUNT = 10
 
 
-def anchors_of(context: MethodContext) -> AnchorConfig:
+def student_anchors(context: MethodContext) -> AnchorConfig:
     """The student's anchors."""
     assert context.anchors is not None, "the registry gives anchor heads to these methods"
     return context.anchors
@@ -148,13 +147,9 @@ def in_positive_cells(
     return (cell[:, :, None] == own[:, None]).any(2)
 
 
-def in_footprints(points: Float[Tensor, "b q 2"], boxes: BoxBatch) -> Bool[Tensor, "b q"]:
-    """Which points (x, y), metres, lie in a box seen from above."""
-    x, y, _, length, width, _, yaw, *_ = boxes.values[:, None].unbind(-1)
-    dx, dy = points[..., :1] - x, points[..., 1:] - y
-    along, across = dx * yaw.cos() + dy * yaw.sin(), dy * yaw.cos() - dx * yaw.sin()
-    inside = (along.abs() <= length / 2) & (across.abs() <= width / 2)
-    return (inside & boxes.valid[:, None]).any(2)
+def inside_objects(points: Float[Tensor, "b q 2"], boxes: BoxBatch) -> Bool[Tensor, "b q"]:
+    """Which points (x, y), metres, lie in an object seen from above."""
+    return (in_footprints(points, boxes.values) & boxes.valid[:, None]).any(2)
 
 
 def among_top(logit: Float[Tensor, "b q ac"], count: int) -> Bool[Tensor, "b q"]:

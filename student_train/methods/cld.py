@@ -18,17 +18,17 @@ from torch import Tensor
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
+from nets.anchor_loss import LEAST_COUNT
 from store.schema import Need, Places, Target
 from student_train.methods.at_anchors import (
-    LEAST_COUNT,
     among_top,
-    anchors_of,
     cells_of,
-    in_footprints,
     in_positive_cells,
+    inside_objects,
     logits_around_objects,
     logits_at,
     logits_at_positives,
+    student_anchors,
 )
 from student_train.methods.base import (
     Method,
@@ -91,12 +91,12 @@ class Cld(Method):
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        anchors = anchors_of(self.context)
+        anchors = student_anchors(self.context)
         theirs, cell, valid = self._logits(targets)
         if self.config.cells == "positive":
             valid = valid & in_positive_cells(cell, targets, anchors)
         elif self.config.cells == "footprint":
-            valid = valid & in_footprints(anchors.grid.cell_centres(cell), boxes)
+            valid = valid & inside_objects(anchors.grid.cell_centres(cell), boxes)
         elif self.config.cells == "top":
             valid = valid & among_top(theirs, self.config.top)
         ours = logits_at(student, cell, anchors)

@@ -18,9 +18,15 @@ from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
+from nets.anchor_loss import LEAST_COUNT
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
-from student_train.methods.at_anchors import anchors_of, around_objects, cells_of, in_footprints
+from student_train.methods.at_anchors import (
+    around_objects,
+    cells_of,
+    inside_objects,
+    student_anchors,
+)
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -33,8 +39,6 @@ from student_train.methods.base import (
 
 Level = Literal[Target.BEV_LOW, Target.BEV_HIGH]
 TERM_OF: dict[Level, str] = {Target.BEV_LOW: "volume", Target.BEV_HIGH: "bev"}
-# Fewer vectors do not move the running mean, and count as so many.
-LEAST_COUNT = 10
 
 
 class LigaImitationConfig(MethodConfig):
@@ -111,12 +115,12 @@ class Liga(Method):
         if self.config.mask == "none":
             theirs = targets.maps[level].flatten(2).mT
             return ours, theirs, torch.ones(theirs.shape[:2], dtype=torch.bool, device=ours.device)
-        anchors = anchors_of(self.context)
+        anchors = student_anchors(self.context)
         cell, valid = cells_of(targets, anchors.grid)
         frame = torch.arange(len(cell), device=cell.device)[:, None]
         # Whether an anchor's centre is inside decides, which is not quite the cell's.
         centres = anchors.centres(cell)
-        return ours[frame, cell], targets.at_cells[level], valid & in_footprints(centres, boxes)
+        return ours[frame, cell], targets.at_cells[level], valid & inside_objects(centres, boxes)
 
 
 class LevelImitation(nn.Module):
@@ -157,6 +161,7 @@ class LevelImitation(nn.Module):
         ours, theirs = self._by_height(student[counts]), self._by_height(teacher[counts].detach())
         filled = (theirs != 0).any(-1)
         ours, theirs = ours[filled], theirs[filled]
+        # Few vectors do not move the running mean.
         if self.training and len(theirs) > LEAST_COUNT:
             self.mean_size.lerp_(theirs.abs().mean(0), 1 - self.momentum)
         # A channel that has been silent all along says nothing, not infinitely much.

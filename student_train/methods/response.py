@@ -16,15 +16,15 @@ from torch import Tensor
 from frames.anchor_code import encode_at_anchors
 from frames.anchors import AnchorConfig
 from frames.boxes import BoxBatch
+from nets.anchor_loss import LEAST_COUNT
 from store.schema import Need, Target
 from student_train.methods.at_anchors import (
-    LEAST_COUNT,
-    anchors_of,
     cells_of,
     in_positive_cells,
     logits_at,
     logits_at_positives,
     read_positives,
+    student_anchors,
 )
 from student_train.methods.base import (
     Method,
@@ -58,7 +58,7 @@ class Response(Method):
 
     def __init__(self, config: ResponseConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.register_buffer("table", anchors_of(context).boxes(), persistent=False)
+        self.register_buffer("table", student_anchors(context).boxes(), persistent=False)
 
     @classmethod
     def needs(
@@ -73,7 +73,7 @@ class Response(Method):
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        anchors = anchors_of(self.context)
+        anchors = student_anchors(self.context)
         cell, valid = cells_of(targets, anchors.grid)
         valid = valid & in_positive_cells(cell, targets, anchors)
         theirs = targets.at_cells[Target.ANCHOR_LOGIT].float()[valid]

@@ -25,8 +25,8 @@ from nets.bev_resnet import BEVResNet, BEVResNetConfig
 from nets.center_decode import CenterDecodeConfig, decode
 from nets.center_head import CenterHead, CenterHeadConfig
 from nets.center_loss import CenterLossConfig, center_loss
-from nets.depth_net import DepthNet, DepthNetConfig, depth_loss, depth_target
-from nets.fit_together import check_fit
+from nets.depth_net import DepthNet, DepthNetConfig, depth_terms
+from nets.fit_together import check_fit, require_multiple
 from nets.image_backbone import ImageBackbone, ImageBackboneConfig
 from nets.view_transform import ViewTransform, ViewTransformConfig
 from store.schema import Target
@@ -99,6 +99,8 @@ class CameraStudentConfig(BaseModel):
             ),
         }
         check_fit(pairs)
+        stride = self.backbone.total_strides[-1]
+        require_multiple("grid.shape", self.grid.shape, stride, "the backbone's")
         return self
 
     @property
@@ -196,12 +198,8 @@ class CameraStudent(Student):
         self, output: StudentOutput, seen: SensorInput, _boxes: BoxBatch
     ) -> dict[str, Tensor]:
         """See :class:`Student`."""
-        assert seen.cameras is not None, "its reader reads images"
-        if seen.cameras.depth is None or output.depth_logit is None:
-            return {}
-        # The reader has already pooled to the features' stride.
-        bins = depth_target(seen.cameras.depth, 1, self.config.depth.bins)
-        return {"depth": self.config.depth_loss_weight * depth_loss(output.depth_logit, bins)}
+        bins, weight = self.config.depth.bins, self.config.depth_loss_weight
+        return depth_terms(output.depth_logit, seen.cameras, bins, weight)
 
     def detections(self, output: StudentOutput) -> list[Detections]:
         """See :class:`Student`."""

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.center_head import CenterHeadConfig
+from nets.image_backbone import ImageBackboneConfig
 from runs.errors import ConfigError
 from student_train.students.base import Reader, Student
 from student_train.students.bev import BEVStudent, BEVStudentConfig, SimulatedStudentConfig
@@ -61,9 +62,9 @@ def teaches_depth(config: AnyStudentConfig) -> bool:
     return config.depth_loss_weight > 0
 
 
-def augments_images(config: AnyStudentConfig) -> bool:
-    """Whether its images are augmented one by one; a stereo pair is not."""
-    return sees(config) != "lidar" and not isinstance(config, StereoStudentConfig)
+def image_backbone(config: AnyStudentConfig) -> ImageBackboneConfig | None:
+    """What its images go into, where they are augmented one by one; a stereo pair is not."""
+    return None if isinstance(config, StereoStudentConfig) else config.image
 
 
 def build_reader(

@@ -20,7 +20,6 @@ BARE = Frame(
     cameras=(),
     sweeps=(),
     boxes=Boxes3D.empty(),
-    box_points=(),
     prev="",
     next="",
 )

@@ -5,10 +5,7 @@ import torch
 
 from frames.depth_map import depth_targets
 from frames.frame import Camera
-from frames.geometry import SE3
-
-# Looks along ego +x: right is -y, down is -z.
-LOOKS_AHEAD = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
+from frames.geometry import AHEAD
 
 
 def targets(
@@ -21,7 +18,7 @@ def targets(
         path=Path("unread.jpg"),
         size=size,
         image_from_cam=np.array([[10.0, 0, 7.5], [0, 10.0, 3.5], [0, 0, 1]]),
-        ego_from_cam=LOOKS_AHEAD,
+        ego_from_cam=AHEAD,
     )
     augment = torch.eye(3)[None] if augment is None else augment
     return depth_targets(torch.tensor(points), [camera], augment, image_size=(8, 16), stride=4)

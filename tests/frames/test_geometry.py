@@ -10,6 +10,7 @@ from frames.geometry import (
     SE3,
     box_corners,
     footprint_corners,
+    in_footprints,
     project,
     wrap_angle,
     yaw_rotations,
@@ -118,6 +119,15 @@ def test_corners_of_a_car_that_looks_left():
     torch.testing.assert_close(corners[:, :4, :2], footprint)
     torch.testing.assert_close(corners[:, 4:, :2], footprint)
     assert corners[0, :, 2].tolist() == [0.25] * 4 + [1.75] * 4
+
+
+def test_points_in_the_footprint_of_that_car():
+    """It covers 9..11 m along x and 3..7 m along y, its edges included."""
+    box = torch.tensor([[10, 5, 1, 4, 2, 1.5, math.pi / 2, 0, 0]])
+    points = torch.tensor([[10.9, 6.9], [11.1, 5.0], [10.0, 7.4], [8.4, 5.0]])
+    assert in_footprints(points, box)[:, 0].tolist() == [True, False, False, False]
+    assert in_footprints(points, box, margin=0.5)[:, 0].tolist() == [True, True, True, False]
+    assert in_footprints(points[None], torch.zeros(1, 0, 9)).shape == (1, 4, 0)
 
 
 def test_no_boxes_have_no_corners():

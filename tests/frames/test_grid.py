@@ -32,6 +32,12 @@ def test_x_counts_columns_and_y_counts_rows():
     assert CROP.num_cells == 15_200
 
 
+def test_far_edges_and_symmetry():
+    assert (CROP.x_max, CROP.y_max) == pytest.approx((42.0, 30.4))
+    assert (CROP.symmetric_x, CROP.symmetric_y) == (False, True)
+    assert EGO.symmetric_x
+
+
 @given(GRIDS, st.data())
 def test_a_cells_centre_lies_in_that_cell(grid: BEVGrid, data: st.DataObject):
     numbers = st.integers(0, grid.num_cells - 1)

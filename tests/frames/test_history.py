@@ -31,7 +31,6 @@ def scene(name: str, count: int) -> list[Frame]:
             ),
             sweeps=(),
             boxes=Boxes3D.empty(),
-            box_points=(),
             prev=f"{name}{k - 1}" if k else "",
             next=f"{name}{k + 1}" if k + 1 < count else "",
         )

@@ -34,9 +34,7 @@ def test_norms_are_second_s() -> None:
 
 
 def test_a_map_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"\(10, 8\) cells is no multiple of the backbone's stride 4"
-    ):
+    with pytest.raises(ValueError, match=r"\(10, 8\) is no multiple of the backbone's stride 4"):
         BEVBackbone(SMALL)(torch.rand(1, 3, 10, 8))
 
 

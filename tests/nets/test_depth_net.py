@@ -53,12 +53,10 @@ def test_default_bins_are_bevdepth_s() -> None:
     assert bins.centres()[[0, -1]].tolist() == [2.25, 57.75]
 
 
-def test_the_nearest_depth_of_a_patch_gives_its_bin() -> None:
-    depth = torch.zeros(1, 1, 2, 10)
-    depth[0, 0, 0, 0], depth[0, 0, 1, 1] = 5.5, 2.0  # nearest 2.0: first bin
-    depth[0, 0, 0, 2] = 5.999  # last bin
-    depth[0, 0, 0, 4], depth[0, 0, 0, 6] = 6.0, 1.999  # just outside on either end
-    assert depth_target(depth, 2, BINS).tolist() == [[[[1, 4, 0, 0, 0]]]]
+def test_each_depth_has_its_bin() -> None:
+    # First bin, last bin, just outside on either end, no depth.
+    depth = torch.tensor([2.0, 5.999, 6.0, 1.999, 0.0]).view(1, 1, 1, 5)
+    assert depth_target(depth, BINS).tolist() == [[[[1, 4, 0, 0, 0]]]]
 
 
 def test_depth_loss_by_hand() -> None:

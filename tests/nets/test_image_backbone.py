@@ -48,9 +48,7 @@ def test_images_keep_their_frame_and_camera() -> None:
 
 
 def test_odd_image_sizes_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"\(40, 64\) pixels are no multiple of the coarsest stride 32"
-    ):
+    with pytest.raises(ValueError, match=r"\(40, 64\) is no multiple of .* coarsest stride 32"):
         ImageBackbone(config())(torch.zeros(1, 1, 3, 40, 64, dtype=torch.uint8))
 
 

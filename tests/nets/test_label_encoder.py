@@ -113,7 +113,7 @@ def test_every_weight_learns(encoder: LabelEncoder):
     ("change", "message"),
     [
         ({"channels": (4,)}, r"one of each a map"),
-        ({"strides": (1, 2, 3)}, r"\(16, 16\) cells is no multiple of \[3\]"),
+        ({"strides": (1, 2, 3)}, r"\(16, 16\) is no multiple of a stage's stride 3"),
         ({"class_order": ("car",)}, "expected each of"),
     ],
 )

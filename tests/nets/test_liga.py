@@ -258,11 +258,15 @@ def test_an_untrained_head_expects_nothing():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="multiples of 4"):
+    with pytest.raises(ValueError, match=r"\(6, 8\) is no multiple of the hourglass's stride 4"):
         Hourglass(2, 4, 4, 2)(torch.zeros(1, 4, 6, 8))
+    with pytest.raises(ValueError, match=r"grid.shape \(6, 6\) is no multiple of the hourglass's"):
+        BEVHeadConfig(anchors=anchors_on(6))
+    with pytest.raises(ValueError, match=r"planes \(5,\) is no multiple of the hourglass's"):
+        DepthVolumeConfig(planes=DepthBins(start=2, stop=12, step=2))
     with pytest.raises(ValueError, match="must be the same map"):
         LigaConfig(bev=BEVHeadConfig(anchors=anchors_on(8)))
     with pytest.raises(ValueError, match="pool_z 3"):
         VoxelVolumeConfig(pool_z=3)
-    with pytest.raises(ValueError, match=r"\(62, 128\) pixels: expected multiples of 4"):
+    with pytest.raises(ValueError, match=r"\(62, 128\) is no multiple of the backbone's stride 4"):
         StereoBackbone(SMALL.backbone)(torch.zeros(1, 3, 62, 128))

@@ -141,7 +141,7 @@ def test_paper_scale_has_the_spec_s_shape_and_parameters() -> None:
         ({"z_padding": (0, 0), "channels": (4, 6, 8)}, "8 voxels along z are too few"),
         (
             {"channels": (4, 6, 8, 8, 8), "z_padding": (1, 1, 1, 1)},
-            r"16 x 8 voxels \(y, x\) are no multiple of the stride 16",
+            r"voxels \(y, x\) \(16, 8\) is no multiple of the encoder's stride 16",
         ),
     ],
 )

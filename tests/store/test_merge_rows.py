@@ -31,7 +31,6 @@ def scene(name: str, times: Sequence[int]) -> list[Frame]:
             cameras=(),
             sweeps=(),
             boxes=Boxes3D.empty(),
-            box_points=(),
             prev=tokens[k - 1],
             next=tokens[k + 1],
         )

@@ -45,7 +45,6 @@ def frames_of_one_scene(count: int) -> list[Frame]:
             cameras=(),
             sweeps=(),
             boxes=Boxes3D.empty(),
-            box_points=(),
             prev=before,
             next=after,
         )

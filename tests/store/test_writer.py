@@ -199,7 +199,6 @@ def test_rows_of_frames_know_their_neighbours():
             cameras=(),
             sweeps=(),
             boxes=Boxes3D.empty(),
-            box_points=(),
             prev=before,
             next=after,
         )

@@ -16,7 +16,7 @@ from frames.rotated_iou import iou_3d
 from runs.errors import ConfigError
 from store.schema import Target
 from student_train.methods.anchor_xgd import AnchorXgd, AnchorXgdConfig, anchor_xgd
-from student_train.methods.at_anchors import around_objects, in_footprints
+from student_train.methods.at_anchors import around_objects, inside_objects
 from student_train.methods.base import StudentMaps, TeacherTargets, TermConfig
 from student_train.methods.cld import Cld, CldConfig
 from student_train.methods.liga import LevelImitation, Liga, LigaImitationConfig
@@ -331,6 +331,6 @@ def test_what_is_kept_around_objects_holds_every_cell_inside_one(cell_size: floa
     kept = foreground_cells(objects, grid, [around_objects(anchors)])
     every = torch.arange(grid.num_cells)
     for centres in (grid.cell_centres(every), anchors.centres(every)):
-        inside = in_footprints(centres[None], BoxBatch.pad([objects]))[0].nonzero().squeeze(1)
+        inside = inside_objects(centres[None], BoxBatch.pad([objects]))[0].nonzero().squeeze(1)
         assert len(inside)
         assert set(inside.tolist()) <= set(kept.tolist())

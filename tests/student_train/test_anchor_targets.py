@@ -60,7 +60,6 @@ def frame_of(boxes: Boxes3D) -> Frame:
         cameras=(),
         sweeps=(),
         boxes=boxes,
-        box_points=(),
         prev="",
         next="",
     )

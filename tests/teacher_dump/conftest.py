@@ -17,7 +17,7 @@ from tests.tiny import teacher_run
 def long_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One scene of 18 frames to train on: a part of a store holds 16."""
     from frames.world.config import WorldConfig
-    from frames.world.generate import write_world
+    from frames.world.nuscenes_tree import write_world
 
     root = tmp_path_factory.mktemp("long_world")
     config = WorldConfig(

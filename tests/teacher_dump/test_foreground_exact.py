@@ -114,7 +114,6 @@ def frame_of(boxes: Boxes3D, token: str = "frame") -> Frame:
         cameras=(),
         sweeps=(),
         boxes=boxes,
-        box_points=(1,) * len(boxes),
         prev="",
         next="",
     )

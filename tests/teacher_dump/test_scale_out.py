@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def longer_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes of 20 frames: three parts of a store."""
     from frames.world.config import WorldConfig
-    from frames.world.generate import write_world
+    from frames.world.nuscenes_tree import write_world
 
     root = tmp_path_factory.mktemp("longer_world")
     config = WorldConfig(

@@ -1,15 +1,24 @@
 import pytest
 
+from frames.kitti.average_precision import COUNTED
 from frames.kitti.difficulty import (
     ARGOVERSE_DISTANCES,
     ARGOVERSE_HEIGHTS,
     KITTI_DIFFICULTIES,
-    difficulty,
+    Difficulty,
     rescaled_difficulties,
 )
 from frames.kitti.labels import KittiObject
+from frames.kitti.scoring import as_labels, label_roles
 
 EASY, MODERATE, HARD = "easy", "moderate", "hard"
+
+
+def lowest(thing: KittiObject, levels: tuple[Difficulty, ...] = KITTI_DIFFICULTIES) -> str | None:
+    """The first level at which a car counts when cars are scored."""
+    labels = as_labels([thing])
+    counting = (e.name for e in levels if label_roles(labels, "Car", e).tolist() == [COUNTED])
+    return next(counting, None)
 
 
 @pytest.mark.parametrize(
@@ -39,14 +48,14 @@ def test_the_lowest_level_by_hand(
         bbox=(0, 0, 10, height),
         box=None,
     )
-    assert difficulty(thing) == expected
+    assert lowest(thing) == expected
 
 
 def test_dont_care_has_no_difficulty():
     region = KittiObject(
         kind="DontCare", truncation=-1, occlusion=-1, alpha=-10, bbox=(0, 0, 90, 90), box=None
     )
-    assert difficulty(region) is None
+    assert lowest(region) is None
 
 
 def test_argoverses_heights():
@@ -84,7 +93,7 @@ def test_argoverses_distances_by_hand(
         bbox=(0, 0, 10, 1),
         box=(depth, 5, 0, 4, 2, 1.5, 0),
     )
-    assert difficulty(thing, ARGOVERSE_DISTANCES) == expected
+    assert lowest(thing, ARGOVERSE_DISTANCES) == expected
 
 
 def test_argoverses_bins_are_as_lenient_as_hard():

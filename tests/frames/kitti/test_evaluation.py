@@ -126,7 +126,7 @@ def test_a_list_says_which_frames_are_scored(root: Path, tmp_path: Path):
     score(street(root), tmp_path)
     labels, results = root / "training" / "label_2", tmp_path / "kitti_results"
     listed = tmp_path / "val.txt"
-    listed.write_text("000004\n000002 \n000004\n\n")
+    listed.write_text("000004\n000002 \n\n")
     tokens = frames_to_score(labels, results, listed)
     assert tokens == ["000004", "000002"]
     # Ten cars, all found: the recalls of ten labels end at 10/40.
@@ -142,6 +142,10 @@ def test_a_list_says_which_frames_are_scored(root: Path, tmp_path: Path):
             r"2 of 3 frames have no result file in .*\(000077, 000078\)",
         ),
         ("000001\n000012\n", r"have no label file in .*label_2 \(000012\); give KITTI's label_2"),
+        (
+            "000004\n000001\n000004\n",
+            r"list.txt names 1 frames more than once \(000004\); name each frame once",
+        ),
         ("\n", r"list.txt has no frames to score: expected"),
         (None, r"cannot read .*list.txt \(.*; give a list of frames, a token a line"),
     ],

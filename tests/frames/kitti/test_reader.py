@@ -28,7 +28,7 @@ def config(root: Path, split: str = "train", **changes: Any) -> KittiConfig:
 def test_a_frame_by_hand(tiny: Path):
     (frame,) = read_frames(config(tiny))
     assert (frame.token, frame.scene, frame.timestamp_us) == ("000003", "training", 0)
-    assert (frame.prev, frame.next, frame.box_points) == ("", "", ())
+    assert (frame.prev, frame.next) == ("", "")
     assert np.array_equal(frame.global_from_ego.matrix, np.eye(4))
     assert [camera.name for camera in frame.cameras] == ["image_2", "image_3"]
     assert frame.view.path == frame.cameras[0].path
@@ -89,6 +89,12 @@ def test_the_splits_of_a_tree(tiny: Path, split: str, tokens: list[str]):
     folder, found = tokens_of_split(config(tiny, split))
     assert found == tokens
     assert folder == tiny / ("testing" if split in ("test", "testing") else "training")
+
+
+def test_a_frame_that_is_listed_twice_is_named(tiny: Path):
+    (tiny / "ImageSets/train.txt").write_text("000003\n000000\n000003\n")
+    with pytest.raises(DataError, match=r"train.txt names 1 frames more than once \(000003\)"):
+        tokens_of_split(config(tiny))
 
 
 def test_testing_frames_have_no_labels(tiny: Path):

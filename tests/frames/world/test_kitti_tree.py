@@ -18,10 +18,10 @@ from frames.kitti.reader import KittiFrame, read_frames
 from frames.kitti.scoring import Metric, as_detections, as_labels, score_kitti
 from frames.loading import load_images, load_points
 from frames.world.config import SPLITS, KittiWorldConfig
-from frames.world.generate import WorldMismatchError
 from frames.world.kitti_tree import is_complete, tokens, write_kitti_world
 from frames.world.scene import FRAME_SECONDS, build_scene
 from frames.world.stereo_rig import stereo_rig
+from frames.world.tree import WorldMismatchError
 from frames.world.views import CAMERA_SIGHT, PIXEL_NOISE, look, radiance
 from tests.command import command, succeed
 from tests.frames.world.kitti_worlds import TINY

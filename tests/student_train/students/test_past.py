@@ -190,7 +190,5 @@ def test_a_trunk_that_does_not_fit():
     with pytest.raises(ValidationError, match="3 widths, 2 blocks, 4 up_channels"):
         BEVResNetConfig(blocks=(2, 2))
     small = BEVResNetConfig(in_channels=3, widths=(4, 4), blocks=(1, 1), up_channels=(1, 1, 1))
-    with pytest.raises(
-        ValueError, match=r"\(10, 12\) cells is no multiple of the trunk's stride 4"
-    ):
+    with pytest.raises(ValueError, match=r"\(10, 12\) is no multiple of the backbone's stride 4"):
         BEVResNet(small)(torch.zeros(1, 3, 10, 12))

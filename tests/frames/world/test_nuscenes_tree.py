@@ -14,10 +14,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from frames.world.config import SPLITS, VERSION, WorldConfig, version_folder
-from frames.world.generate import WorldMismatchError, is_complete, write_world
-from frames.world.nuscenes_tree import token
+from frames.world.nuscenes_scene import token
+from frames.world.nuscenes_tree import is_complete, write_world
 from frames.world.scene import build_scene
 from frames.world.tracks import at
+from frames.world.tree import WorldMismatchError
 
 TINY = WorldConfig(
     train_scenes=1,
@@ -70,10 +71,10 @@ def test_a_world_that_is_there_is_reused(root: Path):
 
 def test_another_world_is_refused(root: Path, tmp_path: Path):
     other = TINY.model_copy(update={"seed": 5})
-    with pytest.raises(WorldMismatchError, match=r"holds another world .*give another folder"):
+    with pytest.raises(WorldMismatchError, match=r"is of another world .*give another folder"):
         write_world(other, root)
     (version_folder(tmp_path)).mkdir()
-    with pytest.raises(WorldMismatchError, match="holds another world"):
+    with pytest.raises(WorldMismatchError, match="is of another world"):
         is_complete(tmp_path, TINY)
 
 
