@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 
 from benchmarks.gain_costs import costs, time_teacher
-from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, few_labels
+from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, arms_at, few_labels
 from benchmarks.gain_records import Records
 from benchmarks.gain_tables import Result, Run
 from commands import steps
@@ -188,8 +188,8 @@ class Comparison:
         train_label_encoder(self.label_encoder, teacher, folder, resume=True, device="cpu")
 
     def _dump(self, store: Path) -> None:
-        """A cache for all arms of the part that read it, whichever are run now."""
-        readers = [arm for arm in self.part.arms.values() if arm.store == store.name]
+        """A cache for all arms that read it, whichever are run now, of whichever part."""
+        readers = [arm for arm in arms_at(self.part.home) if arm.store == store.name]
         every = _with_all_methods(self.student(arm) for arm in readers)
         checkpoint = self.out / readers[0].taught_by / "teacher.pt"
         teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
