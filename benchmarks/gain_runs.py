@@ -15,6 +15,7 @@ from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, arms_a
 from benchmarks.gain_records import Records
 from benchmarks.gain_tables import Result, Run
 from commands import steps
+from commands.planned_dump import plan_teacher_dump
 from commands.progress import console
 from commands.tables import plain_scores
 from commands.world import load_world, make_world
@@ -193,7 +194,7 @@ class Comparison:
         every = _with_all_methods(self.student(arm) for arm in readers)
         checkpoint = self.out / readers[0].taught_by / "teacher.pt"
         teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
-        steps.ensure_cache(teacher, every, store)
+        steps.ensure_cache(teacher, plan_teacher_dump(teacher, every), store)
         time_teacher(teacher, every, store)
 
 

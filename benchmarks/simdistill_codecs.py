@@ -80,9 +80,7 @@ def store_of(
     teacher: Teacher, run: StudentRun, encoding: Encoding | None, out: Path, limit: int | None
 ) -> Path:
     """A finished store, made unless it is there."""
-    if not (out / "manifest.json").is_file():
-        planned = plan_teacher_dump(teacher, run, encoding=encoding, limit=limit)
-        job.dump_teacher(teacher, planned, out)
+    job.ensure_cache(teacher, plan_teacher_dump(teacher, run, encoding=encoding, limit=limit), out)
     return out
 
 
