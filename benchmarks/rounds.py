@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from commands.progress import progress_bar
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -35,7 +37,8 @@ class Report:
     def markdown(self) -> str:
         """For the report."""
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
+        rows = (self.columns, rule, *self.rows)
+        lines = [f"| {' | '.join(row)} |".replace("\n", " ") for row in rows]
         return "\n".join([f"## {self.title}\n", *lines, ""])
 
 
@@ -45,11 +48,14 @@ def interleaved(
     """Seconds of each task in each round; those that warm up are not counted."""
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(-warm_up, rounds):
-        for name in rng.permutation(list(tasks)).tolist():
-            taken = tasks[name](turn)
-            if turn >= 0:
-                seconds[name].append(taken)
+    with progress_bar("rounds", warm_up + rounds) as advance:
+        for turn in range(-warm_up, rounds):
+            # Another order each time: who goes first pays for cold files and caches.
+            for name in rng.permutation(list(tasks)).tolist():
+                taken = tasks[name](turn)
+                if turn >= 0:
+                    seconds[name].append(taken)
+            advance(1)
     return seconds
 
 
