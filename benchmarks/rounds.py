@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from commands.progress import progress_bar
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -48,14 +46,12 @@ def interleaved(
     """Seconds of each task in each round; those that warm up are not counted."""
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    with progress_bar("rounds", warm_up + rounds) as advance:
-        for turn in range(-warm_up, rounds):
-            # Another order each time: who goes first pays for cold files and caches.
-            for name in rng.permutation(list(tasks)).tolist():
-                taken = tasks[name](turn)
-                if turn >= 0:
-                    seconds[name].append(taken)
-            advance(1)
+    for turn in range(-warm_up, rounds):
+        # Another order each time: who goes first pays for cold files and caches.
+        for name in rng.permutation(list(tasks)).tolist():
+            taken = tasks[name](turn)
+            if turn >= 0:
+                seconds[name].append(taken)
     return seconds
 
 
