@@ -27,9 +27,9 @@ from runs.checkpoint import load_safely
 from runs.errors import ConfigError, RunInterruptedError
 from runs.sampler import StepSampler, TrainingData
 
-# With fewer channels the gradient of a strided convolution overwrites foreign memory in that layout
-# (torch 2.15 with oneDNN 3.13, AVX2: double free after 4 -> 4 channels).
-LEAST_CHANNELS_LAST = 8
+# With fewer input channels the gradient of a strided 1x1 convolution overwrites foreign memory in
+# that layout (oneDNN issue 6035; torch 2.15 with oneDNN 3.13: AVX2, and AVX-512 in bfloat16).
+LEAST_CHANNELS_LAST = {"32-true": 8, "bf16-mixed": 16, "16-mixed": 16}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the weight's axes
 
 
@@ -59,7 +59,9 @@ class FitConfig(BaseModel):
         threads: CPU threads of this process; None leaves torch's choice.
         log_every: Steps between rows in the logs.
         save_every: Steps between states from which the run can resume.
-        precision: Lightning's precision string.
+        precision: Lightning's precision string. On a CPU ``bf16-mixed`` may crash or hang where a
+            1x1 convolution of stride 2 has fewer than 16 input channels (``LEAST_CHANNELS_LAST``
+            keeps networks that are narrow throughout from it).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -233,6 +235,7 @@ def fit(
 
 def _prepare(training: Training, config: FitConfig) -> None:
     """Norm momentum and memory layout."""
+    least = LEAST_CHANNELS_LAST[config.precision]
     for module in training.modules():
         # The base of 1d, 2d, 3d.
         if config.norm_momentum is not None and isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -241,7 +244,7 @@ def _prepare(training: Training, config: FitConfig) -> None:
         if isinstance(module, nn.modules.conv._ConvNd):  # not a sparse convolution
             weight = module.weight
             layout = CHANNELS_LAST.get(weight.ndim)
-            if layout is not None and min(weight.shape[:2]) >= LEAST_CHANNELS_LAST:
+            if layout is not None and min(weight.shape[:2]) >= least:
                 weight.data = weight.data.contiguous(memory_format=layout)
 
 

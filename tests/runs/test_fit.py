@@ -241,7 +241,7 @@ class Kernels(Line):
     def __init__(self, config: FitConfig) -> None:
         super().__init__(config)
         self.flat, self.narrow = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)
-        self.volume = nn.Conv3d(8, 8, 3)
+        self.volume, self.wide = nn.Conv3d(8, 8, 3), nn.Conv2d(16, 16, 3)
         self.sparse = submanifold(8, 8, "key")
 
 
@@ -252,3 +252,12 @@ def test_kernels_are_channels_last_unless_narrow_or_sparse(tmp_path: Path):
     assert training.volume.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert training.narrow.weight.is_contiguous()
     assert training.sparse.weight.is_contiguous()
+
+
+def test_in_bfloat16_more_kernels_are_narrow(tmp_path: Path):
+    """A block of oneDNN's has 16 channels there; below, gradients overwrote foreign memory."""
+    training = Kernels(config(steps=1, precision="bf16-mixed"))
+    run_fit(training, tmp_path)
+    assert training.wide.weight.is_contiguous(memory_format=torch.channels_last)
+    assert training.flat.weight.is_contiguous()
+    assert training.volume.weight.is_contiguous()
