@@ -275,3 +275,8 @@ PARTS = {
     "methods": _part("methods", "gain", _METHODS, ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p")),
     "few_labels": _part("methods", "gain", _FEW_LABELS, _PSEUDO),
 }
+
+
+def arms_at(home: str) -> list[Arm]:
+    """Those of all parts that share a home, and so their caches."""
+    return [arm for part in PARTS.values() if part.home == home for arm in part.arms.values()]

@@ -11,10 +11,12 @@ import torch
 from pydantic import BaseModel
 
 from benchmarks.gain_costs import costs, time_teacher
-from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, few_labels
+from benchmarks.gain_parts import LABEL_ENCODER, START_LENGTH, Arm, Part, arms_at, few_labels
 from benchmarks.gain_records import Records
 from benchmarks.gain_tables import Result, Run
 from commands import steps
+from commands.demo import VAL_SPLIT
+from commands.planned_dump import plan_teacher_dump
 from commands.progress import console
 from commands.tables import plain_scores
 from commands.world import load_world, make_world
@@ -30,8 +32,6 @@ from teacher_dump.label_config import LabelEncoderRun
 from teacher_dump.teachers import own_teacher
 from teacher_dump.train import train_teacher
 from teacher_dump.train_labels import train_label_encoder
-
-VAL_SPLIT = "world_val"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Job:
         if self.start is not None:
             start = load_checkpoint(self.start.folder / CHECKPOINT_NAME, "student")
         path = train_student(self.run, cache, self.folder, resume=True, device="cpu", start=start)
-        result = _scored(path, self.run, self.folder)
+        result = scored(path, self.run, self.folder)
         result["costs"] = costs(self.run, self.store, self.folder)
         if start is not None:
             result["start_sha256"] = start.sha256
@@ -142,7 +142,7 @@ class Comparison:
             made_of.append(self.label_encoder)
         return Job(
             (name, seed),
-            _with_fit(self.student(arm), seed=seed, threads=1),
+            with_fit(self.student(arm), seed=seed, threads=1),
             own / f"{name}-{seed}",
             self.records,
             tuple(made_of),
@@ -173,7 +173,7 @@ class Comparison:
     def start(self, arm: Arm) -> StudentRun:
         """The run of what it starts from: its student without a method, for longer."""
         run = self.student(Arm("none", student=arm.student, labelled=arm.labelled))
-        return _with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
+        return with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
 
     def teacher(self, arm: Arm) -> TeacherRun:
         """The run of its teacher."""
@@ -188,12 +188,12 @@ class Comparison:
         train_label_encoder(self.label_encoder, teacher, folder, resume=True, device="cpu")
 
     def _dump(self, store: Path) -> None:
-        """A cache for all arms of the part that read it, whichever are run now."""
-        readers = [arm for arm in self.part.arms.values() if arm.store == store.name]
+        """A cache for all arms that read it, whichever are run now, of whichever part."""
+        readers = [arm for arm in arms_at(self.part.home) if arm.store == store.name]
         every = _with_all_methods(self.student(arm) for arm in readers)
         checkpoint = self.out / readers[0].taught_by / "teacher.pt"
         teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
-        steps.ensure_cache(teacher, every, store)
+        steps.ensure_cache(teacher, plan_teacher_dump(teacher, every), store)
         time_teacher(teacher, every, store)
 
 
@@ -209,7 +209,8 @@ def _submit(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> dict[Run, Future[
     return {job.name: pool.submit(job.do) for job in jobs}
 
 
-def _with_fit(run: StudentRun, **changes: int) -> StudentRun:
+def with_fit(run: StudentRun, **changes: int) -> StudentRun:
+    """The run with another length, seed or number of threads."""
     return run.model_copy(update={"fit": run.fit.model_copy(update=changes)})
 
 
@@ -226,10 +227,11 @@ def _with_all_methods(runs: Iterable[StudentRun]) -> StudentRun:
 def _teach(run: TeacherRun, world: BaseModel, folder: Path, records: Records) -> None:
     """One teacher in its own process."""
     path = train_teacher(run, folder, resume=True, device="cpu")
-    records.write((folder.name, 0), [run, world], _scored(path, run, folder))
+    records.write((folder.name, 0), [run, world], scored(path, run, folder))
 
 
-def _scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Result:
+def scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Result:
+    """Scores on the world's validation frames and the log's figures, kept in the run's folder."""
     record = folder / "result.json"
     if not record.is_file():
         detector = steps.load_detector(load_checkpoint(checkpoint), torch.device("cpu"))

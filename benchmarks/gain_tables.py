@@ -5,9 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from benchmarks.gain_parts import Arm, made_first
+from benchmarks.rounds import Report
 from commands.tables import METRICS
 
 # Official AP from which on a class counts as found.
@@ -26,21 +25,14 @@ Run = tuple[str, int]  # arm or teacher, seed
 Figures = dict[str, dict[Run, dict[str, float]]]  # title -> run -> column -> value
 
 
-def tables(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Table]:
+def reports(results: Mapping[Run, Result], arms: Mapping[str, Arm]) -> list[Report]:
     """Mean ± standard deviation over seeds and paired differences, for each group of figures."""
     return [
-        table
+        report
         for title, figures in _figures(results).items()
         if figures
-        for table in (_spread_table(title, figures, arms), _gain_table(title, figures, arms))
+        for report in (_spreads(title, figures, arms), _gains(title, figures, arms))
     ]
-
-
-def markdown(table: Table) -> str:
-    """A table for a report."""
-    columns = [[str(c.header), "---", *map(str, c.cells)] for c in table.columns]
-    lines = [f"| {' | '.join(row)} |".replace("\n", " ") for row in zip(*columns, strict=True)]
-    return "\n".join([f"**{table.title}**", "", *lines, ""])
 
 
 def _figures(results: Mapping[Run, Result]) -> Figures:
@@ -130,28 +122,27 @@ def _official(scores: Mapping[Run, Mapping[str, Any]]) -> dict[Run, dict[str, fl
     return {run: {name: row[key] for name, key in METRICS.items()} for run, row in scores.items()}
 
 
-def _spread_table(
+def _spreads(
     title: str, figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
-) -> Table:
+) -> Report:
     columns = _columns(figures)
-    table = Table("arm", *columns, title=f"{title}: mean ± standard deviation over seeds")
+    rows = []
     for name in (*made_first(arms.values()), *arms):
         runs = [row for (own, _), row in figures.items() if own == name]
         if runs:
-            table.add_row(name, *(_spread([row[column] for row in runs]) for column in columns))
-    return table
+            rows.append([name, *(_spread([row[column] for row in runs]) for column in columns)])
+    return Report(f"{title}: mean ± standard deviation over seeds", ("arm", *columns), rows)
 
 
-def _gain_table(
+def _gains(
     title: str, figures: Mapping[Run, Mapping[str, float]], arms: Mapping[str, Arm]
-) -> Table:
+) -> Report:
     columns = _columns(figures)
-    table = Table("arm", *columns, title=f"{title}: paired difference to no method, mean (each)")
-    for name, pairs in paired(figures, arms).items():
-        table.add_row(
-            name, *(_gain([ours[c] - theirs[c] for ours, theirs in pairs]) for c in columns)
-        )
-    return table
+    rows = [
+        [name, *(_gain([ours[c] - theirs[c] for ours, theirs in pairs]) for c in columns)]
+        for name, pairs in paired(figures, arms).items()
+    ]
+    return Report(f"{title}: paired difference to no method, mean (each)", ("arm", *columns), rows)
 
 
 def paired(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gains --out OUT               # nuScenes; continues where it stopped
     python -m benchmarks.gains --part kitti --out OUT --seeds 0,1 --arms none,xgd
-    python -m benchmarks.gains --part kitti --records benchmarks/records --only-tables
+    python -m benchmarks.gains --part unidistill --records benchmarks/records --only-tables
 
 Makes the part's world, trains and dumps its teachers once, then trains a student for every arm and
 seed, ``--jobs`` at a time on one thread each, and prints mean, spread and the paired difference to
@@ -24,7 +24,7 @@ from benchmarks.gain_parts import PARTS, made_first
 from benchmarks.gain_pictures import draw_gains
 from benchmarks.gain_records import Records, origins
 from benchmarks.gain_runs import Comparison
-from benchmarks.gain_tables import markdown, of_nuscenes, tables
+from benchmarks.gain_tables import of_nuscenes, reports
 from commands.progress import console
 
 
@@ -60,14 +60,14 @@ def main(  # noqa: PLR0913 - the options of a command
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:
         raise typer.BadParameter(f"{place / wanted.home} holds no record of {', '.join(names)}")
-    made, runs = tables(results, shown), origins(results.values())
-    for table in made:
-        console.print(table)
+    made, runs = reports(results, shown), origins(results.values())
+    for report in made:
+        console.print(report.rich())
     for line in runs:
         console.print(f"run: {line}", soft_wrap=True)
     drawn = out or place / part
     drawn.mkdir(parents=True, exist_ok=True)
-    lines = [*(f"- {line}" for line in runs), "", *map(markdown, made)]
+    lines = [*(f"- {line}" for line in runs), "", *(report.markdown() for report in made)]
     (drawn / "tables.md").write_text("\n".join(lines))
     if of_nuscenes(results):
         draw_gains(results, shown, drawn)

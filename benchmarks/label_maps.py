@@ -8,8 +8,6 @@ step without a method, to compare with; the three take turns.
 """
 
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +16,7 @@ import torch
 import typer
 from rich.table import Table
 
+from benchmarks.rounds import seconds_of
 from benchmarks.step_time import WARM_UP, LoopTraining, Step, make_step
 from commands.progress import console, progress_bar
 from frames.boxes import BoxBatch
@@ -73,21 +72,15 @@ def _measure(
                 cache.tokens[(start * batch_size + k) % len(cache)] for k in range(batch_size)
             ]
             boxes = BoxBatch.pad([cache[token].gt for token in tokens])
-            seconds[READ].append(_timed(partial(_read, cache, tokens)))
-            seconds[COMPUTED].append(_timed(partial(encoder, boxes)))
-            seconds[STEP].append(step())
+            seconds[READ].append(seconds_of(partial(_read, cache, tokens)))
+            seconds[COMPUTED].append(seconds_of(partial(encoder, boxes)))
+            seconds[STEP].append(step(start))
             advance(1)
     return seconds
 
 
 def _read(cache: Cache, tokens: list[str]) -> list[CachedRow]:
     return [cache[token] for token in tokens]
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _bytes_a_frame(cache: Cache) -> float:

@@ -26,7 +26,9 @@ from benchmarks.teacher_gap import (
     pass_whole_box,
     passing_pilots,
 )
+from commands.planned_dump import PlannedDump
 from commands.progress import progress_bar
+from commands.steps import ensure_cache
 from examples.kitti_pointpillars import ANCHORS, PointPillarsTeacher, pointpillars
 from frames.cell_masks import AnchorMask
 from frames.detection_classes import KITTI_CLASSES
@@ -44,11 +46,9 @@ from frames.kitti.scoring import (
     score_kitti,
 )
 from store.reader import open_cache
-from store.rows import rows_of_frames
 from store.schema import Need, Places, Target
-from store.writer import StoreWriter
 from student_train.methods.anchor_xgd import AnchorXgdConfig
-from teacher_dump.dump import DumpOptions, dump, plan_dump
+from teacher_dump.dump import DumpOptions, plan_dump
 
 # The size of nearly all left images of KITTI; those of kitti_lidar32 are not here.
 IMAGE_SIZE = (375, 1242)
@@ -97,11 +97,8 @@ def _dumped(
 ) -> dict[str, AtPositives]:
     """The positive anchors of a sample's store, by token; it is dumped if it is not there."""
     frames, store = read_frames(config), stores / config.root.name
-    if not store.exists():
-        plan = plan_dump(teacher, frames, config, NEEDS, DumpOptions())
-        writer = StoreWriter.open(store, plan.fingerprint, rows_of_frames(frames))
-        with progress_bar(f"dump {store.name}", len(frames)) as advance:
-            dump(teacher, frames, writer, on_rows=advance)
+    plan = plan_dump(teacher, frames, config, NEEDS, DumpOptions())
+    ensure_cache(teacher, PlannedDump(list(frames), plan), store)
     cache = open_cache(store)
     rows = {frame.token: cache[frame.token] for frame in frames}
     return {token: of_row(row.arrays, row.gt, ANCHORS) for token, row in rows.items()}

@@ -35,7 +35,8 @@ class Report:
     def markdown(self) -> str:
         """For the report."""
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
+        rows = (self.columns, rule, *self.rows)
+        lines = [f"| {' | '.join(row)} |".replace("\n", " ") for row in rows]
         return "\n".join([f"## {self.title}\n", *lines, ""])
 
 
@@ -46,6 +47,7 @@ def interleaved(
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(-warm_up, rounds):
+        # Another order each time: who goes first pays for cold files and caches.
         for name in rng.permutation(list(tasks)).tolist():
             taken = tasks[name](turn)
             if turn >= 0:

@@ -16,6 +16,8 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.gain_runs import scored, with_fit
+from benchmarks.gain_tables import Result
 from benchmarks.rounds import Report
 from commands import steps as job
 from commands.planned_dump import plan_teacher_dump
@@ -24,7 +26,6 @@ from frames.augment import BevAugmentConfig
 from frames.boxes import BoxBatch
 from frames.dataset import read_frames
 from frames.frame import Frame
-from frames.scoring import Scores
 from nets.center_head import CenterHeadConfig, CenterMaps
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
@@ -43,7 +44,6 @@ from teacher_dump.teachers import own_teacher
 # How far a well-trained student is from its teacher, in a channel's standard deviations.
 CLOSE = 0.1
 FOREGROUND = "foreground, float16"
-VAL_SPLIT = "world_val"
 # MMD-P reads logits and codes, which no encoding touches.
 TERMS = ("imd", "cmd", "mmd_f")
 
@@ -80,9 +80,7 @@ def store_of(
     teacher: Teacher, run: StudentRun, encoding: Encoding | None, out: Path, limit: int | None
 ) -> Path:
     """A finished store, made unless it is there."""
-    if not (out / "manifest.json").is_file():
-        planned = plan_teacher_dump(teacher, run, encoding=encoding, limit=limit)
-        job.dump_teacher(teacher, planned, out)
+    job.ensure_cache(teacher, plan_teacher_dump(teacher, run, encoding=encoding, limit=limit), out)
     return out
 
 
@@ -218,22 +216,18 @@ def score_report(teacher: Teacher, run: StudentRun, out: Path, seeds: list[int])
         folder, cache = out / name.split(",")[0], None
         if name != "none":
             cache = open_cache(store_of(teacher, own, encoding, folder / "store", None))
-        found = [scores_of(own, cache, folder / str(seed), seed) for seed in seeds]
-        cells = [f"{score.mean_ap:.4f} {score.nds:.4f}" for score in found]
-        rows.append([name, *cells, f"{sum(score.mean_ap for score in found) / len(found):.4f}"])
+        found = [_scores_of(own, cache, folder / str(seed), seed) for seed in seeds]
+        cells = [f"{score['mean_ap']:.4f} {score['nds']:.4f}" for score in found]
+        rows.append([name, *cells, f"{sum(score['mean_ap'] for score in found) / len(found):.4f}"])
     columns = ["encoding", *(f"seed {seed}: mAP NDS" for seed in seeds), "mean mAP"]
     return Report(f"Students after {run.fit.steps} steps", columns, rows)
 
 
-def scores_of(run: StudentRun, cache: Cache | None, out: Path, seed: int) -> Scores:
-    """One student, trained unless it is there, and scored."""
-    fit = run.fit.model_copy(update={"seed": seed, "threads": 1})
-    run = run.model_copy(update={"fit": fit})
+def _scores_of(run: StudentRun, cache: Cache | None, out: Path, seed: int) -> Result:
+    """One student, trained and scored unless it is there."""
+    run = with_fit(run, seed=seed, threads=1)
     path = train_student(run, cache, out, resume=True, device="cpu")
-    detector = job.load_detector(load_checkpoint(path), torch.device("cpu"))
-    data = run.data.model_copy(update={"split": VAL_SPLIT})
-    scores = job.evaluate(detector, data, out / "eval", pictures=0).scores
-    assert isinstance(scores, Scores), "a world has labels"
+    scores: Result = scored(path, run, out)["scores"]
     return scores
 
 

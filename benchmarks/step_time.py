@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 
-from commands.progress import console, progress_bar
+from benchmarks.rounds import Report, interleaved, ratios, spread
+from commands.progress import console
 from frames.augment import BevAugment
 from frames.boxes import Boxes3D
 from frames.dataset import read_frames
@@ -39,7 +39,7 @@ from teacher_dump.teacher_rows import teacher_rows
 
 ONLINE = "(teacher online)"
 WARM_UP = 3
-Step = Callable[[], float]
+Step = Callable[[int], float]
 
 
 class OnlineDataset(StudentDataset):
@@ -83,13 +83,13 @@ class LoopTraining(StudentTraining):
 
 
 def make_step(training: LoopTraining, data: StudentDataset) -> Step:
-    """A function that loads the next batch, steps once, and gives the seconds it took."""
+    """A task for rounds: it loads the next batch, steps once, and gives the seconds it took."""
     training = training.to(memory_format=torch.channels_last)
     optimizer = training.configure_optimizers()["optimizer"]
     fit = training.run.fit
     examples = iter(StepSampler(len(data), 1 << 40, fit.seed, data.blocks))
 
-    def step() -> float:
+    def step(_turn: int) -> float:
         began = time.perf_counter()
         loaded = data.__getitems__(list(islice(examples, fit.batch_size)))
         batch: StudentBatch = data.collate(loaded)
@@ -128,37 +128,17 @@ def main(
             arms[f"{method} {ONLINE}"] = OnlineDataset(swept, run, cache, teacher)
         for name, data in arms.items():
             steps[name] = make_step(LoopTraining(run, cache), data)
-    seconds = measure(steps, WARM_UP + batches)
-    console.print(
-        table("one optimizer step, loading included", {k: v[WARM_UP:] for k, v in seconds.items()})
-    )
+    seconds = interleaved(steps, batches, warm_up=WARM_UP)
+    console.print(report("one optimizer step, loading included", seconds).rich())
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step of each arm; the arms take turns."""
-    rng = np.random.default_rng(0)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    with progress_bar("steps", rounds) as advance:
-        for _ in range(rounds):
-            # Another order each time: who goes first pays for cold files and caches.
-            for name in rng.permutation(list(steps)):
-                seconds[name].append(steps[name]())
-            advance(1)
-    return seconds
-
-
-def table(title: str, seconds: dict[str, list[float]]) -> Table:
+def report(title: str, seconds: dict[str, list[float]]) -> Report:
     """Median seconds of each arm, and of its ratio to ``none`` round by round."""
-    shown = Table(title=title)
-    for column in ("arm", "median s", "median ratio to none", "quartiles of the ratio"):
-        shown.add_column(column, justify="left" if column == "arm" else "right")
-    for name, values in seconds.items():
-        ratios = [a / b for a, b in zip(values, seconds["none"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        shown.add_row(
-            name, f"{statistics.median(values):.3f}", f"{middle:.3f}", f"{low:.3f} .. {high:.3f}"
-        )
-    return shown
+    rows = [
+        [name, f"{statistics.median(values):.3f}", spread(ratios(values, seconds["none"]), 3)]
+        for name, values in seconds.items()
+    ]
+    return Report(title, ("arm", "median s", "median ratio to none (quartiles)"), rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each encoding and compression makes of a trained teacher's features.
 
-    python benchmarks/store_codecs.py CONFIG --checkpoint TEACHER [--data-root ROOT] [--frames 48]
+    python -m benchmarks.store_codecs CONFIG --checkpoint TEACHER [--data-root ROOT] [--frames 48]
 
 CONFIG is a teacher's TOML; its ``data`` says where the frames come from. Whole maps are compressed
 a frame at a time, values at the foreground cells eight frames at a time. MB/s and ratios count the
@@ -21,10 +21,9 @@ import numpy.typing as npt
 import torch
 import typer
 from numcodecs import Blosc, Zstd, blosc
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.rounds import Report
 from commands.progress import console, progress_bar
 from frames.boxes import BoxBatch
 from frames.dataset import read_frames
@@ -105,8 +104,8 @@ def main(
     chosen = [split[at * len(split) // frames] for at in range(min(frames, len(split)))]
     everything = list(read_features(teacher, chosen))
     costs = [measure(features) for features in everything]
-    for print_table in (error_table, size_table, speed_table):
-        console.print(print_table(everything, costs))
+    for report in (error_report(everything), *cost_reports(everything, costs)):
+        console.print(report.markdown(), soft_wrap=True)
 
 
 def read_features(teacher: Teacher, frames: Sequence[Frame]) -> Iterator[Features]:
@@ -161,13 +160,13 @@ def _store(pack: Sequence[FloatArray], axis: ChannelAxis, way: Way, cost: Cost) 
     cost.size += len(blob) + sum(0 if ranges is None else ranges.nbytes for _, ranges in encoded)
 
 
-def error_table(everything: list[Features], _: list[dict[Way, Cost]]) -> Table:
+def error_report(everything: list[Features]) -> Report:
     """How far the decoded values are, and what that does to a loss and its gradient."""
-    table = _table(
-        "errors",
-        *("features", "zeros", "encoding", "relative L2", "1 - cosine", "largest error / bound"),
+    columns = (
+        *("features, encoding", "zeros", "relative L2", "1 - cosine", "largest error / bound"),
         *("loss, random student", "gradient", "loss, close student", "gradient"),
     )
+    cells = []
     for features in everything:
         given = np.concatenate([row.ravel() for row in features.rows]).astype(np.float64)
         for encoding in Encoding:
@@ -179,16 +178,20 @@ def error_table(everything: list[Features], _: list[dict[Way, Cost]]) -> Table:
             )
             found = np.concatenate([row.ravel() for row in rows]).astype(np.float64)
             cosine = given @ found / np.linalg.norm(given) / np.linalg.norm(found)
-            table.add_row(
-                features.name,
-                f"{np.mean(given == 0):.0%}",
-                encoding,
-                f"{np.linalg.norm(found - given) / np.linalg.norm(given):.2e}",
-                f"{max(0.0, 1 - cosine):.1e}",
-                f"{worst / encoding.max_error:.3f}" if encoding.max_error else f"{worst:g} / 0",
-                *(f"{change:.1e}" for change in _loss_changes(features, rows)),
+            of_bound = (
+                f"{worst / encoding.max_error:.3f}" if encoding.max_error else f"{worst:g} / 0"
             )
-    return table
+            cells.append(
+                [
+                    f"{features.name}, {encoding}",
+                    f"{np.mean(given == 0):.0%}",
+                    f"{np.linalg.norm(found - given) / np.linalg.norm(given):.2e}",
+                    f"{max(0.0, 1 - cosine):.1e}",
+                    of_bound,
+                    *(f"{change:.1e}" for change in _loss_changes(features, rows)),
+                ]
+            )
+    return Report("errors", columns, cells)
 
 
 def _loss_changes(features: Features, decoded: list[FloatArray]) -> list[float]:
@@ -230,51 +233,33 @@ def _loss(name: str, student: Tensor, teacher: Tensor, weight: Tensor) -> tuple[
     return loss.item(), gradient
 
 
-def size_table(everything: list[Features], costs: list[dict[Way, Cost]]) -> Table:
-    """Bytes of a frame, and how many times less than raw float16."""
+def cost_reports(everything: list[Features], costs: list[dict[Way, Cost]]) -> Iterator[Report]:
+    """Bytes of a frame, and how fast each way writes and reads."""
+    cells: dict[str, Callable[[Features, Cost], str]] = {
+        "kB a frame (times less than raw float16)": _size,
+        "write / read, MB of raw float16 a thread's second": _speed,
+    }
+    for title, cell in cells.items():
+        rows = [
+            [f"{features.name}, {e}", *(cell(features, of_way[e, name]) for name in COMPRESSIONS)]
+            for features, of_way in zip(everything, costs, strict=True)
+            for e in Encoding
+        ]
+        yield Report(title, ("features, encoding", *COMPRESSIONS), rows)
 
-    def cell(features: Features, cost: Cost) -> str:
-        ratio = _raw_bytes(features) / cost.size
-        return f"{cost.size / len(features.rows) / 1000:.1f} ({ratio:.2f})"
 
-    return _by_way("kB a frame (times less than raw float16)", everything, costs, cell)
+def _size(features: Features, cost: Cost) -> str:
+    kilobytes = cost.size / len(features.rows) / 1000
+    return f"{kilobytes:.1f} ({_raw_bytes(features) / cost.size:.2f})"
 
 
-def speed_table(everything: list[Features], costs: list[dict[Way, Cost]]) -> Table:
-    """MB/s of encoding with compressing, and of decompressing with decoding."""
-
-    def cell(features: Features, cost: Cost) -> str:
-        megabytes = _raw_bytes(features) / 1e6
-        return f"{megabytes / cost.write:,.0f} / {megabytes / cost.read:,.0f}"
-
-    return _by_way("write / read, MB of raw float16 a thread's second", everything, costs, cell)
+def _speed(features: Features, cost: Cost) -> str:
+    megabytes = _raw_bytes(features) / 1e6
+    return f"{megabytes / cost.write:,.0f} / {megabytes / cost.read:,.0f}"
 
 
 def _raw_bytes(features: Features) -> int:
     return 2 * sum(row.size for row in features.rows)
-
-
-def _by_way(
-    title: str,
-    everything: list[Features],
-    costs: list[dict[Way, Cost]],
-    cell: Callable[[Features, Cost], str],
-) -> Table:
-    table = _table(title, "features", "encoding", *COMPRESSIONS)
-    for features, of_way in zip(everything, costs, strict=True):
-        for encoding in Encoding:
-            cells = [cell(features, of_way[encoding, name]) for name in COMPRESSIONS]
-            table.add_row(features.name, encoding, *cells)
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table that can be pasted into a report."""
-    table = Table(title=title, box=box.MARKDOWN)
-    for column in columns:
-        words = column in ("features", "encoding")
-        table.add_column(column, justify="left" if words else "right", no_wrap=True)
-    return table
 
 
 if __name__ == "__main__":

@@ -118,6 +118,16 @@ def foreground_tensors(
     return Tensors(fingerprint=made_for, identities=identities, pool=pool)
 
 
+def small_frames(frames: int) -> Tensors:
+    """About 5 kB a frame."""
+    return foreground_tensors(frames, channels=8, boxes=25, cells=45)
+
+
+def large_frames(frames: int) -> Tensors:
+    """About 165 kB a frame: what UniDistill's losses read at paper scale."""
+    return foreground_tensors(frames, channels=256, boxes=30, cells=300)
+
+
 def dense_tensors(frames: int, shape: tuple[int, int, int], seed: int = 0) -> Tensors:
     """Whole maps as after a ReLU: 75 % zeros in smooth regions, noise on the rest, float16."""
     channels, height, width = shape

@@ -25,7 +25,8 @@ import typer
 from moto.server import ThreadedMotoServer
 
 import runs.sampler
-from benchmarks.step_time import LoopTraining, Step, make_step, measure, table
+from benchmarks.rounds import interleaved
+from benchmarks.step_time import LoopTraining, Step, make_step, report
 from commands.progress import console
 from frames.dataset import read_frames
 from runs.config import load_config
@@ -130,9 +131,9 @@ def _compare(base: StudentRun, caches: dict[str, tuple[str, Cache | None]], batc
         seed_run(run.fit.seed, run.fit.threads)
         data[name] = TimedDataset(frames, run, cache, needs_of(run))
         steps[name] = make_step(LoopTraining(run, cache), data[name])
-    seconds = measure(steps, COLD + batches)
+    seconds = interleaved(steps, COLD + batches, warm_up=0)
     warm = {name: values[COLD:] for name, values in seconds.items()}
-    console.print(table("one optimizer step, after the first", warm))
+    console.print(report("one optimizer step, after the first", warm).rich())
     for name, values in seconds.items():
         first = ", ".join(f"{value:.2f}" for value in values[:COLD])
         console.print(f"{name}: first steps {first} s; fetched for {data[name].fetching:.1f} s")

@@ -26,7 +26,7 @@ from frames.kitti.scoring import LEAST_OVERLAPS, Metric, Overlap
 from frames.rotated_iou import iou_3d
 from student_train.methods.anchor_xgd import AnchorXgdConfig, anchor_xgd
 
-# The whole-box threshold that XGD is compared with (StereoDistill specification, part 5.3).
+# The whole-box threshold that XGD is compared with: KITTI's overlaps and a usual score.
 LEAST_SCORE = 0.3
 LEAST_IOU = LEAST_OVERLAPS[Metric.AP_3D][Overlap.STRICT]
 

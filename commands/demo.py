@@ -9,6 +9,7 @@ import torch
 
 from commands import steps
 from commands.amounts import human_bytes
+from commands.planned_dump import plan_teacher_dump
 from commands.progress import console
 from commands.tables import models_table, plain_scores
 from commands.world import load_world, make_world
@@ -69,7 +70,7 @@ def run_demo(configs: Path, out: Path, data: str, methods: Sequence[str] = ()) -
     store = out / "store"
     every_method = "+".join(dict.fromkeys(n for m in methods for n in parse_methods(m)))
     needy = student_run.model_copy(update={"method": every_method or "none"})
-    steps.ensure_cache(teacher, needy, store)
+    steps.ensure_cache(teacher, plan_teacher_dump(teacher, needy), store)
     console.rule("4 of 5 · students: images in, boxes out; no teacher, no LiDAR at run time")
     students = {
         method: _train_student(student_run, method, store, out / f"student_{method}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from commands.amounts import human_bytes
-from commands.planned_dump import PlannedDump, announce_time, plan_teacher_dump
+from commands.planned_dump import PlannedDump, announce_time
 from commands.progress import announce_room, console, progress_bar
 from commands.workers import Workers, dump_on
 from frames.dataset import DatasetConfig, read_frames
@@ -78,8 +78,8 @@ def dump_teacher(
     )
 
 
-def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
-    """Dump the teacher unless this very store is there already, sealed.
+def ensure_cache(teacher: Teacher, planned: PlannedDump, out: Path) -> None:
+    """Dump the teacher unless this very store is there already, sealed; go on with one begun.
 
     Raises:
         CacheError: The folder holds another store.
@@ -88,9 +88,8 @@ def ensure_cache(teacher: Teacher, run: StudentRun, out: Path) -> None:
         cache = open_cache(out)
     except (NotACacheError, IncompleteStoreError) as error:
         resume = isinstance(error, IncompleteStoreError)
-        dump_teacher(teacher, plan_teacher_dump(teacher, run), out, resume=resume)
+        dump_teacher(teacher, planned, out, resume=resume)
         return
-    planned = plan_teacher_dump(teacher, run)
     wrong = [
         line
         for line in cache.fingerprint.mismatches(planned.plan.fingerprint)

@@ -51,7 +51,7 @@ def assign_anchors(
         boxes: Objects of one frame, without padding; x y z l w h yaw.
         labels: Their classes, as indices into ``config.classes``.
 
-    Source: specification, part 1; OpenPCDet, ``axis_aligned_target_assigner.py``. There the
+    Source: OpenPCDet, ``axis_aligned_target_assigner.py``, as LIGA-Stereo uses it. There the
     returned indices count among the boxes of the anchor's class; here among all.
     """
     shape = (config.grid.num_cells, len(config.classes), len(config.rotations))

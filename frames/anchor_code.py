@@ -1,7 +1,7 @@
 """Boxes relative to anchors: the residual code of SECOND, PointPillars and LIGA-Stereo.
 
 A code is seven numbers: x y over the anchor's diagonal, z over its height, natural logarithms of
-the ratios of l w h, and the difference of the yaws (StereoDistill specification, part 1).
+the ratios of l w h, and the difference of the yaws.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 Every table of anchors is flat, in the order cell (row, then column), class, rotation: anchor
 ``((row * W + col) * classes + class) * rotations + rotation``, as OpenPCDet and LIGA-Stereo have
-it. Source of the defaults: LIGA-Stereo's KITTI configs (StereoDistill specification, part 1).
+it. Source of the defaults: LIGA-Stereo's KITTI configs (its repository, commit aee3731).
 """
 
 import torch

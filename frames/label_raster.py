@@ -1,6 +1,6 @@
 """Ground-truth boxes painted onto the BEV grid, as LabelDistill's label encoder reads them.
 
-The rule is the released code's (LabelDistill 274ab26dc1, read in the specification, part 2.3):
+The rule is the released code's (LabelDistill, commit 274ab26dc1; docs/label-encoder.md):
 
 - A box covers its footprint at half its length and half its width. The corners, in cells from the
   grid's outer corner, are cut off to integers: cells are taken for points.

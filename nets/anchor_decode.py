@@ -16,7 +16,7 @@ from nets.suppression import rotated_keep
 
 
 class AnchorDecodeConfig(BaseModel):
-    """Which anchors become detections; defaults are LIGA-Stereo's (specification, part 8).
+    """Which anchors become detections; defaults are LIGA-Stereo's (commit aee3731).
 
     Attributes:
         score_threshold: Detections score at least so much.

@@ -1,7 +1,7 @@
 """Anchor head: class logits, box codes and direction bins for every anchor of every cell.
 
-LIGA-Stereo's: two separate stacks, one for classes and directions, one for boxes (StereoDistill
-specification, part 2). Outputs are flat, in the order of ``frames/anchors.py``.
+LIGA-Stereo's: two separate stacks, one for classes and directions, one for boxes (its code, commit
+aee3731). Outputs are flat, in the order of ``frames/anchors.py``.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Detection loss on anchors: LIGA-Stereo's, shared by student and teacher.
 
-StereoDistill specification, part 4. Sums over anchors are divided by the positives of a frame of
+Source: LIGA-Stereo, commit aee3731. Sums over anchors are divided by the positives of a frame of
 the batch in the mean (not averaged over ranks here), then by the frames.
 """
 

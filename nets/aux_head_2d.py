@@ -1,8 +1,8 @@
 """LIGA-Stereo's 2D head: boxes in the left image from the semantic features, in training only.
 
-StereoDistill specification, part 2. A pyramid on the one map, and an ATSS head that its levels
-share. Sizes, anchors and weights at the start: LIGA-Stereo, configs/stereo/kitti_models/
-liga.3d-and-bev.yaml (``sem_neck``, ``DENSE_HEAD_2D``), and xy-guo/mmdetection_kitti, atss_head.py.
+A pyramid on the one map, and an ATSS head that its levels share. Sizes, anchors
+and weights at the start: LIGA-Stereo, configs/stereo/kitti_models/liga.3d-and-bev.yaml
+(``sem_neck``, ``DENSE_HEAD_2D``), and xy-guo/mmdetection_kitti, atss_head.py.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Loss of LIGA-Stereo's 2D head: focal classes, GIoU of boxes, centreness.
 
-StereoDistill specification, parts 2 and 4. Formulas: Zhang et al., CVPR 2020 (ATSS), as in
+LIGA-Stereo, commit aee3731. Formulas: Zhang et al., CVPR 2020 (ATSS), as in
 xy-guo/mmdetection_kitti, atss_adv_head.py; GIoU: Rezatofighi et al., CVPR 2019.
 """
 

@@ -1,7 +1,7 @@
 """Image features to a BEV map as BEVFusion lifts: to finer cells, then convolved to the grid's.
 
 MIT BEVFusion's LSSTransform: depth and context by one 1x1 convolution, lift-splat to cells of half
-the size, three convolutions of which the second has the stride (specification, part 2.3).
+the size, three convolutions of which the second has the stride (SimDistill, commit 2d0d5eb).
 """
 
 from jaxtyping import Float

@@ -1,7 +1,7 @@
 """BEVDepth's BEV trunk: a ResNet-18 on the BEV map, its stem without pooling.
 
-mmdet's ResNet with BasicBlocks and the neck's inputs with the BEV map itself as level 0 (BEVDepth
-d78c7b58b1; LabelDistill specification, part 2.2).
+mmdet's ResNet with BasicBlocks and the neck's inputs with the BEV map itself as level 0 (BEVDepth,
+commit d78c7b58b1, whose trunk LabelDistill takes over).
 """
 
 from itertools import accumulate

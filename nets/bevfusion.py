@@ -1,6 +1,6 @@
 """BEVFusion's topology: a camera and a LiDAR branch, ConvFuser, decoder, centre head.
 
-SimDistill's teacher (specification, part 2.3), with the recommended differences: its cameras see no
+SimDistill's teacher (commit 2d0d5eb), with differences (docs/simdistill.md): its cameras see no
 points (the release's DepthLSS does), and it has no deformable attention.
 """
 

@@ -8,7 +8,7 @@ from nets.depth_net import DepthBins, DepthOutput
 
 
 class DepthConvConfig(BaseModel):
-    """Sizes; defaults are UniDistill's (specification, part 1.2).
+    """Sizes; defaults are UniDistill's (its code, commit 32f02b4).
 
     Attributes:
         in_channels: Channels of the image features.

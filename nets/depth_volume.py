@@ -1,6 +1,6 @@
 """The stereo volume: matching costs over planes of depth, and how deep each pixel lies.
 
-LIGA-Stereo's (StereoDistill specification, part 2): one volume at a quarter of the resolution,
+LIGA-Stereo's (commit aee3731): one volume at a quarter of the resolution,
 72 planes of 0.8 m; the depth distribution at full resolution, 288 bins of 0.2 m.
 """
 
@@ -141,7 +141,7 @@ def stereo_depth_loss(
         depth: Metres; 0 where no point projects. Pixels outside the bins' range do not count.
         bins: Equal bins.
 
-    Source: LIGA-Stereo (specification, part 4): ``-sum_k max(0, 1 - |d - d_k| / step) log p_k``.
+    Source: LIGA-Stereo, commit aee3731: ``-sum_k max(0, 1 - |d - d_k| / step) log p_k``.
     """
     known: Bool[Tensor, "b h w"] = (depth > bins.start) & (depth < bins.stop)
     centres = bins.centres().to(depth)

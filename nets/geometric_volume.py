@@ -1,6 +1,6 @@
 """From the camera's frustum to the ground: image and stereo features at voxels in metres.
 
-LIGA-Stereo's 3D geometric volume (StereoDistill specification, part 2). Voxels lie in the
+LIGA-Stereo's 3D geometric volume (its code, commit aee3731). Voxels lie in the
 pseudo-LiDAR frame: x forward, y left, z up, the origin at the left camera.
 """
 

@@ -39,8 +39,7 @@ class Hourglass(nn.Module):
         width: Of what lies between.
         groups: Of the norms, as for ``conv_norm``.
 
-    Source: PSMNet, ``models/submodule.py``, as LIGA-Stereo uses it (StereoDistill specification,
-    part 2).
+    Source: PSMNet, ``models/submodule.py``, as LIGA-Stereo (commit aee3731) uses it.
     """
 
     def __init__(self, axes: Axes, channels: int, width: int, groups: int = 32) -> None:

@@ -1,4 +1,4 @@
-"""Maps of an IoU-aware centre head to detections (UniDistill, specification part 1.2)."""
+"""Maps of an IoU-aware centre head to detections (UniDistill; docs/unidistill.md)."""
 
 import torch
 from jaxtyping import Float32

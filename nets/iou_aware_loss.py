@@ -1,4 +1,4 @@
-"""Detection loss of UniDistill's IoU-aware centre head (specification part 1.2).
+"""Detection loss of UniDistill's IoU-aware centre head (docs/unidistill.md).
 
 Facts of Megvii's ``center_head_iou_aware.py`` and ``losses/det3d.py`` (CVPR2023-UniDistill, commit
 8bbab40). Normalisers are not averaged over ranks.

@@ -2,7 +2,7 @@
 
 It is trained to invert the teacher's head: its maps stand for the stages of the teacher's BEV
 backbone, and the teacher's frozen neck and head find the boxes in them again. Released code:
-LabelDistill 274ab26dc1, read in the specification, part 2.3; 8,626,304 parameters at its size.
+LabelDistill, commit 274ab26dc1 (docs/label-encoder.md); 8,626,304 parameters at its size.
 
 Where this differs: a box's vector is computed once and painted, not once for each of its cells,
 which is the same; the released encoder stays in train mode when a student learns from it, here it

@@ -1,6 +1,6 @@
 """LIGA-Stereo: two images to anchors on the ground; StereoDistill's student.
 
-Guo et al., ICCV 2021; StereoDistill specification, part 2. Its auxiliary 2D head, of use in
+Guo et al., ICCV 2021; its code, commit aee3731. Its auxiliary 2D head, of use in
 training alone, stands apart: ``nets/aux_head_2d.py``.
 """
 

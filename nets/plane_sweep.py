@@ -22,7 +22,7 @@ def plane_sweep(
         disparity: Of each plane, pixels: focal length x baseline / depth.
         stride: Pixels in a cell, along either axis.
 
-    Source: LIGA-Stereo (StereoDistill specification, part 2).
+    Source: LIGA-Stereo, commit aee3731.
     """
     width = left.shape[3]
     columns = torch.arange(0, width, stride, device=left.device)

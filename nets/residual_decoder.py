@@ -1,7 +1,7 @@
 """SimDistill's BEV decoder: residual stages, their coarsest and finest fused at the map's own size.
 
 MIT BEVFusion's GeneralizedResNet and LSSFPN, as SimDistill's teacher and student have them
-(specification, part 2.3).
+(SimDistill, commit 2d0d5eb).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""SECOND at stride 4, LIGA-Stereo's LiDAR teacher: voxels to anchors (StereoDistill, part 3).
+"""SECOND at stride 4, LIGA-Stereo's LiDAR teacher: voxels to anchors (commit aee3731).
 
 It ends on the student's grid, range and anchors, so that both speak of the same anchor. The last
 sparse convolution has neither norm nor ReLU: its volume is what LIGA's student imitates.

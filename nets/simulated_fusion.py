@@ -2,7 +2,7 @@
 
 Image features are lifted twice; one map stands for the LiDAR's, the other is the cameras'. Geometry
 compensation refines the image features before a lift, and the simulated LiDAR map after it
-(specification, part 2.4). No points are ever seen: the release's view transform takes them, at test
+(docs/simdistill.md). No points are ever seen: the release's view transform takes them, at test
 time too, and so does not show what a camera student can do.
 """
 

@@ -77,7 +77,7 @@ def _labeldistill(method: str, *, labels_cached: bool) -> PaperScale:
             Need(Target.BOX_CODE, Places.BOXES),
         ),
         # 35 boxes drawn from each of the 81 mini_val frames cover 732 cells, 253 at half
-        # resolution, on average (the specification's simulation: 760 and 263).
+        # resolution, on average.
         per_frame={Places.BOXES: 35, Places.CELLS: 732, Places.COARSE_CELLS: 253},
         dense={
             **{target: channels[target] for target in read if target in channels},

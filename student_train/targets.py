@@ -273,8 +273,7 @@ def _at_cells(
 def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) -> dict[str, Tensor]:
     """Fields of ``AnchorTargets``. A mirrored anchor is the anchor of the mirrored cell.
 
-    Rotations of anchors are their own mirror images: 0 exactly, 1.57 to within 0.0016 radians
-    (StereoDistill specification, part 13).
+    Rotations of anchors are their own mirror images: 0 exactly, 1.57 to within 0.0016 radians.
     """
     masks = [need.mask for need in needs if need.places is Places.ANCHORS]
     config = anchors_of(masks)

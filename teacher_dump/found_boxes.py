@@ -18,7 +18,7 @@ from frames.rotated_iou import pairwise_iou_3d
 from nets.center_head import CenterMaps
 from teacher_dump.protocol import FoundBoxes
 
-# STXD's teacher has 300 queries (specification, 3.3).
+# The queries of BEVDistill's teacher, which seems to be STXD's.
 MOST_FOUND = 300
 # Boxes that overlap less do not belong together: rounding would decide whether they touch.
 LEAST_IOU = 1e-4

@@ -28,7 +28,7 @@ class LabelDecoder(Frozen):
     """Neck and head of a CenterPoint; they never leave eval mode.
 
     The released code freezes their weights alone: its trainer puts them back in train mode, so that
-    their BatchNorms see and follow the label maps (specification, fact 9). Here they stay what the
+    their BatchNorms see and follow the label maps (docs/label-encoder.md). Here they stay what the
     cache was made with.
 
     Args:

@@ -49,7 +49,7 @@ class LabelDataset(TrainingData[Boxes3D]):
 class LabelTraining(Training):
     """The detection loss of what the teacher's head finds in the encoder's maps.
 
-    There is no term that compares these maps with the teacher's (specification, part 2.3).
+    There is no term that compares these maps with the teacher's (docs/label-encoder.md).
     """
 
     def __init__(self, run: LabelEncoderRun, decoder: LabelDecoder) -> None:

@@ -1,4 +1,4 @@
-"""LabelDistill's losses read literally (specification, 2.4): whole maps, cell by cell, slowly."""
+"""LabelDistill's losses read literally: whole maps, cell by cell, slowly."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""SimDistill's losses as the specification states them (part 2.5), in slow loops on whole maps.
+"""SimDistill's losses as docs/simdistill.md states them, in slow loops on whole maps.
 
 The released code's own words: rows and columns are swapped against ours, which no loss sees.
 """

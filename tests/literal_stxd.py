@@ -1,4 +1,4 @@
-"""STXD's losses read literally (specification, 3.1 and 3.2), number by number, slowly."""
+"""STXD's losses read literally from the authors' slides, number by number, slowly."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""UniDistill's losses as the specification states them (part 1.3), in slow loops on whole maps."""
+"""UniDistill's losses as docs/methods.md states them, in slow loops on whole maps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

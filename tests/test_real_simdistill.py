@@ -34,7 +34,7 @@ def test_a_step_at_the_papers_size(tmp_path: Path):
     succeed("dump-teacher", toml, *checkpoint, "--out", store, *CPU)
     cache = open_cache(store)
     bytes_of = {spec.name: spec.value_bytes for spec in cache.fingerprint.arrays}
-    # The specification's, in float16: IMD, MMD-F, MMD-P's classes.
+    # Those of the release's sizes, in float16: IMD, MMD-F, MMD-P's classes.
     assert [bytes_of[name] for name in ("bev_camera", "bev_low", "heatmap_logit")] == [
         *(5_184_000, 16_588_800, 648_000)
     ]

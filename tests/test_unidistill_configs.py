@@ -1,4 +1,4 @@
-"""The TOMLs of UniDistill are of the specification's sizes, and teachers fit students."""
+"""The TOMLs of UniDistill have the release's sizes, and teachers fit students."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """StereoDistill's XGD on anchors; with CLD (``cld.py``) it is the method ``stereodistill``.
 
 StereoDistill (Liu et al., AAAI 2023, arXiv 2301.01615); no code was released, and the paper's
-equations could not be read: every choice of the specification (part 5) is a config value.
+equations could not be read: what they leave open is a config value each (docs/methods.md).
 
 XGD splits the box code of each positive anchor into position, size and heading. A component is
 distilled where its pilots, student -> teacher and student -> truth, point the same way.
@@ -60,7 +60,7 @@ GROUPS: dict[str, Parts] = {
         "heading": (HEADING,),
     },
 }
-# The whole-box threshold that the log compares with (specification, part 5.3).
+# The whole-box threshold that the log compares with: KITTI's overlaps and a usual score.
 WHOLE_BOX_IOU, OTHER_WHOLE_BOX_IOU, WHOLE_BOX_SCORE = {"Car": 0.7}, 0.5, 0.3
 
 
@@ -75,7 +75,7 @@ class BoxWeights(BaseModel):
 
 
 class AnchorXgdConfig(GateConfig):
-    """XGD's choices (specification, part 5.3).
+    """XGD's choices (docs/methods.md).
 
     Attributes:
         space: Where pilots are compared: the code, or metres and radians.

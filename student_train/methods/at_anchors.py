@@ -18,7 +18,7 @@ from frames.grid import BEVGrid
 from store.schema import Need, Places, Target
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
 
-# By how much the stored footprints are wider at least, metres (specification, part 12).
+# By how much the stored footprints are wider at least, metres: masks may vary without a new dump.
 LEAST_MARGIN = 0.5
 # Below any that a filter may ask for.
 NO_SCORE = -1.0

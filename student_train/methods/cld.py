@@ -1,8 +1,8 @@
 """StereoDistill's CLD: which anchor and class is the likeliest at a cell.
 
 With XGD (``anchor_xgd.py``, which names the paper) it is the method ``stereodistill``. CLD
-compares, at each cell, which of all its anchors and classes is the most likely one; every choice of
-the specification (part 6) is a config value.
+compares, at each cell, which of all its anchors and classes is the most likely one; what the
+paper leaves open to us is a config value each (docs/methods.md).
 
 Axes: Q cells, A anchors of a cell, C classes; G groups of K logits, of which one is to win.
 """
@@ -41,7 +41,7 @@ from student_train.methods.base import (
 
 
 class CldConfig(MethodConfig):
-    """CLD's choices (specification, part 6.3).
+    """CLD's choices (docs/methods.md).
 
     Attributes:
         flatten: What competes at a cell: all its logits; the anchors, for each class apart or for

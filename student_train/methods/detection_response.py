@@ -1,9 +1,9 @@
 """STXD's response distillation: follow the teacher's detections, the good ones more.
 
-RD (specification, 3.1) is the sum over the student's predictions j of
+RD (the authors' slides) is the sum over the student's predictions j of
 q_i (|b_i - b~_j|_1 + KL(c_i || c~_j)), i being the teacher's prediction matched with j, and
 q = c*^(1 - gamma) IoU^gamma its quality against ground truth. The paper's students have queries and
-match them as sets; a centre head's answers have places, so that cells can be paired (3.3).
+match them as sets; a centre head's answers have places, so that cells can be paired.
 
 Axes: B batch, M boxes, N detections (padded), S cells of the student.
 """

@@ -1,6 +1,6 @@
 """LabelDistill: a camera student learns from LiDAR features and from embedded labels.
 
-Kim et al., ECCV 2024; its code, commit 274ab26dc1 (specification, parts 2.4 to 2.6). A third of the
+Kim et al., ECCV 2024; its code, commit 274ab26dc1. A third of the
 student's BEV channels, through an adaptor, follows a label encoder's features, a third the LiDAR
 teacher's, a third is free; at full resolution before the BEV backbone (level 0), and after the
 backbone's first stage at half resolution (level 1). The student's head follows the teacher's.

@@ -1,6 +1,6 @@
 """LIGA-Stereo's feature imitation (Guo et al., ICCV 2021).
 
-StereoDistill specification, part 4: the 3D volume and the BEV map before the head follow the
+Its code, commit aee3731: the 3D volume and the BEV map before the head follow the
 teacher's, inside objects. A student passes a 1x1 convolution; a teacher's channel is divided by a
 running mean of its size. The volume's heights lie in channels here, so its adapter is a linear map
 on each height, and heights are averaged as the places they are.

@@ -1,6 +1,6 @@
 """Naive response distillation: what LIGA-Stereo's author found to be of little use.
 
-LIGA-Stereo, GitHub issue 11 (StereoDistill specification, part 4): the teacher's probabilities are
+LIGA-Stereo, GitHub issue 11: the teacher's probabilities are
 soft targets of the classification, its box codes are L1 targets at all positive anchors, the whole
 box, no gate. StereoDistill's foil, and here its ablation.
 

@@ -1,6 +1,6 @@
 """SimDistill: a camera student with BEVFusion's topology follows a BEVFusion, branch by branch.
 
-Zhao et al., AAAI 2024; code ViTAE-Transformer/SimDistill (specification, part 2.5). Four losses:
+Zhao et al., AAAI 2024; code ViTAE-Transformer/SimDistill, commit 2d0d5eb. Four losses:
 
 - IMD, intra-modal: the student's camera map follows the teacher's, everywhere.
 - CMD, cross-modal: its simulated LiDAR map, adapted, follows the LiDAR map, at objects.

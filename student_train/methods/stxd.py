@@ -1,9 +1,9 @@
 """STXD: structural and temporal cross-modal distillation of a LiDAR teacher into a camera student.
 
 Jang et al., NeurIPS 2023; no code was released. The three losses are as the authors' slides
-print them (specification, 3.1); what the slides leave open is a value of the config, and its
-default the specification's recommendation (3.2). On a centre head there are no queries, so the
-rows are cells: those of ground truth's Gaussians and random ones (3.3).
+print them; what the slides leave open is a value of the config, whose default is a guess with its
+reason in docs/stxd.md. On a centre head there are no queries, so the rows are cells: those of
+ground truth's Gaussians and random ones.
 
 - CD: the cross-correlation of the channels of teacher and student over the rows is drawn to the
   identity, so that channels neither collapse nor repeat each other.
@@ -105,7 +105,7 @@ class StxdConfig(MethodConfig):
     """What is read, the open points, and weights.
 
     Attributes:
-        teacher_map: F; the specification's port takes the neck's map or the backbone's first stage.
+        teacher_map: F; of a CenterPoint the neck's map or the backbone's first stage.
         student_map: G.
         objects: Rows at ground truth: the cells of its Gaussians, its centre cells, or none.
         random_cells: Rows beside these, the same of a frame at any time.
@@ -116,7 +116,7 @@ class StxdConfig(MethodConfig):
         temporal: TD.
         response: RD.
         cd: Strength of CD. The paper's weights are unknown: a share of the detection loss's
-            gradient, of the 10 to 30 % that the specification suggests.
+            gradient, this project's choice.
         td: Strength of TD.
         rd: Strength of RD.
     """

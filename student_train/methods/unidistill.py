@@ -339,7 +339,7 @@ def _adapter(kind: str, channels: int, out_channels: int) -> nn.Module:
         return nn.Identity()
     if kind == "conv1x1":
         return nn.Conv2d(channels, out_channels, 1)
-    # With a bias: 590,592 parameters at 256 channels, as traced (specification, 1.3).
+    # With a bias: 590,592 parameters at 256 channels, as the release's commented lines have it.
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()
     )

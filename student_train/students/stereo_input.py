@@ -1,6 +1,6 @@
 """What a stereo student looks at: an image pair, cut to size, its geometry, LiDAR depth.
 
-As LIGA-Stereo (StereoDistill specification, parts 2, 4 and 13): the sky is cut off, what is
+As LIGA-Stereo (commit aee3731): the sky is cut off, what is
 narrower than the network's images is padded; augmentation is the flip alone, in which the two
 images change places.
 """

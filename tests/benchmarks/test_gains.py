@@ -131,7 +131,9 @@ def test_a_record_is_of_all_that_its_run_comes_from(configs: Path, tmp_path: Pat
 def test_one_student_and_one_cache_serve_all_methods(configs: Path, tmp_path: Path):
     write_past_student_toml(configs, tmp_path).rename(configs / "gain_history_student.toml")
     write_label_encoder_toml(configs, tmp_path).rename(configs / "gain_label_encoder.toml")
-    out, arms = tmp_path / "out", "none,xgd+unidistill,labeldistill,label_response"
+    out, arms = tmp_path / "out", "none,imitation,xgd+unidistill,labeldistill,label_response"
+    # Its imitation is the other part's, and so is the cache.
+    main(out, part="few_labels", arms="imitation", seeds="0", configs=configs)
     main(out, part="methods", arms=arms, seeds="0", configs=configs)
     assert [path.name for path in (out / "methods").glob("store*") if path.is_dir()] == ["store"]
     files = {path.name for path in (out / "records" / "methods").glob("*.json")}

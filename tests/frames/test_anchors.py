@@ -22,7 +22,7 @@ SMALL = AnchorConfig(grid=BEVGrid(x_min=0, y_min=-2.5, cell_size=0.9, shape=(5, 
 
 
 def test_the_published_grid():
-    # Figures of the specification, part 1.
+    # LIGA-Stereo's figures, commit aee3731.
     anchors = LIGA.boxes()
     assert LIGA.count == len(anchors) == 525_312
     table = anchors.view(304, 288, 3, 2, 7)
@@ -121,7 +121,7 @@ def objects(count: int, label: int) -> torch.Tensor:
 def test_positives_for_an_object_are_as_many_as_measured(
     label: int, mean: float, least: int, most: int
 ):
-    # The specification's figures, part 1, for objects at random poses.
+    # Counted with LIGA-Stereo's assigner, for objects at random poses.
     torch.manual_seed(label)
     counts = [
         int(assign(LIGA, box[None], torch.tensor([label])).positive.sum())

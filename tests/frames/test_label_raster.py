@@ -54,7 +54,7 @@ def cells(truth: Boxes3D, grid: BEVGrid = GRID) -> set[tuple[int, int]]:
     ],
 )
 def test_typical_boxes(size: tuple[float, float], xy: tuple[float, float], yaw: float, count: int):
-    """The specification's counts; they depend on where in its cell a centre lies."""
+    """The released code's counts; they depend on where in its cell a centre lies."""
     assert len(cells(boxes((*xy, *size, yaw)))) == count
 
 

@@ -90,7 +90,7 @@ def test_the_codes_distance_by_hand():
 
 
 def literal(maps: AnchorMaps, own: list[Assignment], boxes: list[Tensor]) -> dict[str, float]:
-    """The specification's sums, anchor by anchor; IoU apart, which has tests of its own."""
+    """LIGA-Stereo's sums, anchor by anchor; IoU apart, which has tests of its own."""
     positives = sum(int(frame.positive.sum()) for frame in own) / len(own)
     totals = {"classes": 0.0, "box": 0.0, "direction": 0.0}
     for b, frame in enumerate(own):

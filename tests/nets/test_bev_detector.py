@@ -97,13 +97,13 @@ def seen(batch: int = 1, augment: BevAugment | None = None) -> SensorInput:
 
 
 def test_the_fuser_by_hand():
-    """Specification, part 1.2: 1 442 816 parameters."""
+    """As released: 1 442 816 parameters."""
     gate, merge = 512 * 512 + 512, 512 * 256 * 9 + 2 * 256
     assert parameters(GatedFuser(512, 256)) == gate + merge == 1_442_816
 
 
 def test_the_bev_encoder_by_hand():
-    """Specification, part 1.2: 4 576 768 parameters from 256 to 512 channels."""
+    """As released: 4 576 768 parameters from 256 to 512 channels."""
     config = BEVBackboneConfig()
     first = (256 + 5 * 128) * 128 * 9 + 6 * 2 * 128
     second = (128 + 5 * 256) * 256 * 9 + 6 * 2 * 256

@@ -86,7 +86,7 @@ def test_tasks_that_do_not_partition_the_classes_are_refused(
 
 
 def test_unidistills_head_by_hand() -> None:
-    """Specification, part 1.2: 1 895 308 parameters, seven branches a task, biases throughout."""
+    """As released: 1 895 308 parameters, seven branches a task, biases throughout."""
     head = CenterHead(CenterHeadConfig(iou=True, conv_bias=True))
     shared = 512 * 64 * 9 + 64 + 2 * 64
     hidden = 6 * 7 * (64 * 64 * 9 + 64 + 2 * 64)

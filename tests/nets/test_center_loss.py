@@ -34,7 +34,7 @@ def random_boxes(seed: int, count: int) -> Boxes3D:
 
 
 def literal_loss(maps: CenterMaps, boxes: BoxBatch, weights: Tensor):
-    """Part 1.3 of the specification, one number at a time."""
+    """mmdet3d's CenterHead loss, one number at a time."""
     target = center_heatmap(boxes, GRID, 10)
     codes = encode_boxes(boxes.values, GRID)
     heat, reg = torch.zeros(()), torch.zeros(())

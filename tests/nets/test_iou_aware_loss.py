@@ -180,7 +180,7 @@ def test_padding_is_ignored_and_a_batch_is_the_sum_over_the_count_of_its_cells()
 
 
 def literal(maps: CenterMaps, boxes: BoxBatch, *, swapped: bool) -> dict[str, list[float]]:
-    """Specification, part 1.2, in double precision and slow loops, given the positive cells."""
+    """The released loss in double precision and slow loops, given the positive cells."""
     cells = nearest_cells(boxes, GRID, CLASS_TASK, 9)
     positives = list(
         zip(*(getattr(cells, n).tolist() for n in ("frame", "task", "cell", "box")), strict=True)

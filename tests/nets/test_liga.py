@@ -62,7 +62,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_parameters_are_as_many_as_published():
-    # The specification, part 2.
+    # LIGA-Stereo's sizes, commit aee3731.
     liga = LigaStereo(LigaConfig())
     backbone, depth = liga.backbone, liga.depth
     assert count(backbone) - count(backbone.neck) == 4_006_720

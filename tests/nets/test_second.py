@@ -24,7 +24,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_parameters_are_as_many_as_published():
-    # The specification, part 3.
+    # LIGA-Stereo's teacher, commit aee3731.
     second = Second(SecondConfig())
     assert count(second.sparse) == 688_656
     assert count(second.bev.conv) + count(second.bev.hourglass) == 830_976

@@ -1,4 +1,4 @@
-"""Plans at the papers' sizes, held against the figures in the papers' specifications."""
+"""Plans at the papers' sizes, held against figures worked out from the papers and releases."""
 
 from dataclasses import replace
 from pathlib import Path

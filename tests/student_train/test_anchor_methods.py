@@ -102,7 +102,7 @@ class TestLiga(AnchorSuite):
 
 
 def literal_xgd(student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch) -> float:
-    """Part 5.1 of the specification, anchor by anchor, component by component."""
+    """The loss of docs/methods.md, anchor by anchor, component by component."""
     given = targets.anchors
     assert given is not None
     total, positives = 0.0, 0

@@ -15,7 +15,7 @@ from student_train.methods.base import TermConfig
 from student_train.methods.xgd import mean_angles
 
 ONE = TermConfig(weight=1)
-# The specification's golden vectors, part 5.4.
+# Golden vectors, worked out apart from this code.
 S = torch.tensor(
     [
         [0.10, 0.05, 0.30, 0.02, -0.03, 0.01, 0.20],

@@ -6,7 +6,7 @@ import torch
 from student_train.methods.base import TermConfig
 from student_train.methods.cld import CldConfig, cld_loss, cld_per_cell
 
-# The specification's golden vectors, part 6.4.
+# Golden vectors, worked out apart from this code.
 ZT = torch.tensor(
     [
         [2, -3, -4, 0.5, -3, -4, -5, -1, -5, -6, -2, -5, -5, -5, -2, -6, -5, -3],

@@ -46,7 +46,7 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize(("low", "count"), [(450, 1_880_448), (750, 1_995_648)])
 def test_an_adaptor_has_the_released_codes_parameters(low: int, count: int):
-    """Specification, 2.4: two and four past frames, 300 channels at half resolution."""
+    """As released: two and four past frames, 300 channels at half resolution."""
     assert parameters(adaptor(low // 3, 128)) + parameters(adaptor(300 // 3, 256)) == count
 
 
@@ -217,7 +217,7 @@ def test_the_teacher_gets_no_gradient():
 @pytest.mark.parametrize(("partition", "reaches"), [("intended", True), ("official", False)])
 def test_which_partition_lets_the_lidar_reach_the_key_frame(partition: str, reaches: bool):
     """Three time steps: the released thirds are the time steps, and the second one has no gradient
-    in the student (specification, fact 5).
+    in the student (docs/methods.md).
     """
     context = replace(CONTEXT, student_frames=3)
     config = LabelDistillConfig.model_validate({"partition": partition, "labels": "none"})

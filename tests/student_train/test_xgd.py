@@ -114,7 +114,7 @@ def test_closer_is_a_strict_subset_of_acute():
     closer = gate(to_teacher, to_truth, XgdConfig(gate="closer"))
     assert (closer <= acute).all()
     assert closer.sum() < acute.sum()
-    # The specification's identity: closer iff <v_T, v_G> > |v_T|^2 / 2.
+    # An identity: closer iff <v_T, v_G> > |v_T|^2 / 2.
     literal = (to_teacher * to_truth).sum(1) > 0.5 * to_teacher.square().sum(1)
     assert torch.equal(closer.bool(), literal)
 

@@ -176,7 +176,7 @@ def test_a_detector_knows_the_frames_it_checked(
 
 
 def test_the_trunk_at_the_papers_size():
-    """Specification, 2.2: 300 channels at 64 x 64, 600 at 32 x 32, 1200 at 16 x 16; neck 4 x 64."""
+    """As released: 300 channels at 64 x 64, 600 at 32 x 32, 1200 at 16 x 16; neck 4 x 64."""
     config = BEVResNetConfig()
     with torch.device("meta"):
         maps = BEVResNet(config)(torch.zeros(1, 450, 128, 128))
