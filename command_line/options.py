@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 ConfigPath = Annotated[Path, typer.Argument(help="The run's TOML.")]
 
 
-def _folder(out: Path) -> Path:
+def require_folder(out: Path | None) -> Path | None:
+    """Refuse a URL or a team's name where a result is written."""
     if re.match(r"[a-z0-9]+:/|team:", str(out)):
         raise typer.BadParameter(f"expected a folder, found {out}; bevcache copy takes it to a URL")
     return out
 
 
-OutDir = Annotated[Path, typer.Option(callback=_folder, help="Folder for the result.")]
+OutDir = Annotated[Path, typer.Option(callback=require_folder, help="Folder for the result.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of the TOML's.")]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
@@ -68,6 +69,11 @@ def find_device(name: str) -> "torch.device":
     if name == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
     return torch.device(name)
+
+
+def comma_separated(text: str) -> list[str]:
+    """The names in an option's value."""
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def parsed_method(text: str) -> str:

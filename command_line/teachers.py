@@ -17,6 +17,7 @@ from command_line.options import (
     PrintConfig,
     Resume,
     StorePlace,
+    comma_separated,
     find_device,
     parsed_method,
     print_facts,
@@ -127,7 +128,7 @@ def dump_teacher(
     from student_train.config import StudentRun
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")] if methods else []
+    names = comma_separated(methods)
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
     named = parsed_method("+".join(names)) if names else ""
