@@ -20,6 +20,7 @@ from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
+from runs.errors import ConfigError
 from store.schema import Need, Target
 
 Tasks = tuple[frozenset[str], ...]
@@ -97,6 +98,32 @@ class MethodContext:
     sensors: tuple[str, str] = ("", "")
     student_tasks: Tasks | None = None
     teacher_tasks: Tasks | None = None
+
+    def require_same_heads(self, why: str, otherwise: str = "") -> None:
+        """Refuse centre heads whose box codes, of all tasks together, cannot be compared.
+
+        Args:
+            why: What compares them.
+            otherwise: What else would help.
+
+        Raises:
+            ConfigError: Says what to change.
+        """
+        own, other = (c[Target.BOX_CODE] for c in (self.student_channels, self.teacher_channels))
+        tasks = (self.student_tasks, self.teacher_tasks)
+        if own != other or (None not in tasks and tasks[0] != tasks[1]):
+            raise ConfigError(
+                f"{why}; the student's head has {own} channels, {_listed(tasks[0])}, the cached "
+                f"teacher's {other}, {_listed(tasks[1])}: give both heads the same tasks in the "
+                "same order, and both or neither an IoU branch"
+                + (f", or {otherwise}" if otherwise else "")
+            )
+
+
+def _listed(tasks: Tasks | None) -> str:
+    """Tasks for a message, the classes of each joined."""
+    names = [" and ".join(sorted(task)) for task in tasks or ()]
+    return f"of the tasks {'; '.join(names)}" if names else "of unknown tasks"
 
 
 @dataclass(frozen=True, slots=True)
