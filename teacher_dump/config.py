@@ -19,6 +19,7 @@ from frames.sensor_input import Modality, SensorReader
 from nets.bev_detector import BEVDetectorConfig
 from nets.bevfusion import BEVFusionConfig
 from runs.fit import FitConfig
+from store.fingerprint import TeacherIdentity
 from teacher_dump.centerpoint import CenterPointConfig
 from teacher_dump.second_config import SecondTeacherConfig
 
@@ -87,6 +88,15 @@ class TeacherRun(BaseModel):
                 "image_augment: a network that sees images needs it, one of LiDAR alone has none"
             )
         return self
+
+    def identity(self, checkpoint_sha256: str) -> TeacherIdentity:
+        """Who the teacher is that this run has left as a checkpoint."""
+        return TeacherIdentity(
+            name=self.name,
+            kind=self.kind,
+            checkpoint_sha256=checkpoint_sha256,
+            config=self.teacher.model_dump(mode="json"),
+        )
 
     @property
     def reader(self) -> SensorReader:

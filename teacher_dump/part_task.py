@@ -93,15 +93,7 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
 
 def as_this_worker_has_it(planned: Fingerprint, info: TeacherInfo) -> Fingerprint:
     """The fingerprint with all that depends on the worker taken from the worker."""
-    return planned.model_copy(
-        update={
-            "teacher": info.identity,
-            "grid": info.shapes.grid,
-            "classes": info.classes,
-            "label_encoder": info.label_encoder,
-            "code_revision": code_revision(),
-        }
-    )
+    return planned.model_copy(update=info.decides | {"code_revision": code_revision()})
 
 
 def _device(name: str) -> torch.device:

@@ -17,7 +17,6 @@ from nets.center_decode import decode
 from nets.center_head import CenterMaps
 from runs.checkpoint import Checkpoint, load_checkpoint
 from runs.config import parse_config
-from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
 from store.schema import Target
 from teacher_dump.bev_teacher import BEVTeacher
@@ -73,12 +72,7 @@ class CenterPointTeacher:
         self.network.eval().requires_grad_(requires_grad=False)
         self.stages = of_stages(STAGES, run.teacher.backbone.total_strides)
         self.info = TeacherInfo(
-            identity=TeacherIdentity(
-                name=run.name,
-                kind=run.kind,
-                checkpoint_sha256=checkpoint.sha256,
-                config=run.teacher.model_dump(mode="json"),
-            ),
+            identity=run.identity(checkpoint.sha256),
             shapes=TeacherShapes(
                 bev_low=run.teacher.encoder.out_channels,
                 bev_high=run.teacher.backbone.out_channels,
