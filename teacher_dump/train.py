@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,12 +71,6 @@ class TeacherTraining(Training):
     """A teacher under its detection loss."""
 
     network: nn.Module
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, _dataloader_idx: int
-    ) -> Any:
-        """Move every tensor of the batch."""
-        return batch.to(device)
 
 
 class CenterPointTraining(TeacherTraining):
