@@ -37,11 +37,9 @@ from nets.anchor_loss import directed, direction
 from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
 from store.rows import CachedRow
-from store.schema import Need, Places, Target
+from store.schema import NO_BOX, NO_OBJECT, Need, Places, Target
 from student_train.methods.base import AnchorTargets, DetectionTargets, TeacherTargets
 from student_train.whole_maps import carried_map
-
-NO_BOX = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +187,7 @@ def _detections(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
         for name in ("score", "probability", "object", "iou")
     }
     owner = part["object"].long()
-    if len(owner) and not -1 <= int(owner.min()) <= int(owner.max()) < len(row.gt):
+    if len(owner) and not NO_OBJECT <= int(owner.min()) <= int(owner.max()) < len(row.gt):
         raise DataError(
             f"row {row.token}: its detections name the boxes {int(owner.min())} to "
             f"{int(owner.max())} of {len(row.gt)}: the cache is not one of this version; dump it "
