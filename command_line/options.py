@@ -31,7 +31,7 @@ DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
+Store = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 LabelEncoderPath = Annotated[
     Path | None, typer.Option(help="A label_encoder.pt: its maps of the boxes are targets too.")

@@ -18,10 +18,10 @@ from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.bev_detector import BEVDetectorConfig
 from nets.bevfusion import BEVFusionConfig
+from nets.centerpoint import CenterPointConfig
 from runs.fit import FitConfig
 from store.fingerprint import TeacherIdentity
-from teacher_dump.centerpoint import CenterPointConfig
-from teacher_dump.second_config import SecondTeacherConfig
+from teacher_dump.second_teacher_config import SecondTeacherConfig
 
 
 def _network(values: Any) -> Any:

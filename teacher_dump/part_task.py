@@ -14,7 +14,7 @@ from store.fingerprint import Fingerprint
 from store.writer import StoreWriter
 from teacher_dump.dump import code_revision, part_rows
 from teacher_dump.errors import ScaleOutError
-from teacher_dump.label_teacher import LabelledTeacher
+from teacher_dump.label_teacher import LabelTeacher
 from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
 
 # As many as the workers of a machine share its cores; also what makes their bytes the same.
@@ -82,7 +82,7 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
     device = _device(job.device)
     teacher = load_teacher(job.factory, job.checkpoint, device)
     if job.label_encoder is not None:
-        teacher = LabelledTeacher(teacher, job.label_encoder, device)
+        teacher = LabelTeacher(teacher, job.label_encoder, device)
     own = as_this_worker_has_it(writer.fingerprint, teacher.info)
     if mismatches := own.mismatches(writer.fingerprint):
         raise FingerprintError(

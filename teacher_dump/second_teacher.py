@@ -19,7 +19,7 @@ from store.schema import Target
 from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput
-from teacher_dump.second_config import SecondTeacherConfig
+from teacher_dump.second_teacher_config import SecondTeacherConfig
 
 
 class SecondTeacher:

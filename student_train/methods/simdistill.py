@@ -46,7 +46,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.prediction import (
+from student_train.methods.simdistill_prediction import (
     box_loss,
     class_loss,
     released_box_loss,

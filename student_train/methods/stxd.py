@@ -9,7 +9,7 @@ rows are cells: those of ground truth's Gaussians and random ones (3.3).
   identity, so that channels neither collapse nor repeat each other.
 - TD: how the rows relate to the teacher's rows of past frames, as the teacher's own rows do. Of
   past frames only what the cache holds is read; the student's past features have no part in it.
-- RD: the teacher's detections, weighed by how good they are (``detection_response.py``).
+- RD: the teacher's detections, weighed by how good they are (``stxd_response.py``).
 
 Axes: B batch, K rows of a frame (padded), P rows of a past frame (padded), N rows of all frames, D
 channels.
@@ -50,7 +50,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.detection_response import ResponseForm, response_loss
+from student_train.methods.stxd_response import ResponseForm, response_loss
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
