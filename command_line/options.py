@@ -55,20 +55,17 @@ def print_facts(facts: list[dict[str, Any]], table: Table, *, as_json: bool) -> 
 
 
 def find_device(name: str) -> "torch.device":
-    """Cpu or cuda.
+    """See :func:`runs.device.find_device`.
 
     Raises:
         typer.BadParameter: Another name, or there is no CUDA device.
     """
-    import torch
+    from runs import device
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"--device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
-    return torch.device(name)
+    try:
+        return device.find_device(name)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def comma_separated(text: str) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from frames.frame import Frame
+from runs.device import find_device
+from runs.errors import ConfigError
 from store.errors import FingerprintError
 from store.fingerprint import Fingerprint
 from store.writer import StoreWriter
@@ -79,7 +81,10 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
     """The teacher and the store, held against each other."""
     torch.set_num_threads(THREADS)
     writer = StoreWriter.join(job.store, job.plan_hash)
-    device = _device(job.device)
+    try:
+        device = find_device(job.device)
+    except ConfigError as error:
+        raise ScaleOutError(f"on a worker: {error}") from None
     teacher = load_teacher(job.factory, job.checkpoint, device)
     if job.label_encoder is not None:
         teacher = LabelTeacher(teacher, job.label_encoder, device)
@@ -94,10 +99,3 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
 def as_this_worker_has_it(planned: Fingerprint, info: TeacherInfo) -> Fingerprint:
     """The fingerprint with all that depends on the worker taken from the worker."""
     return planned.model_copy(update=info.decides | {"code_revision": code_revision()})
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ScaleOutError("--device cuda: torch finds no CUDA device on a worker")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")

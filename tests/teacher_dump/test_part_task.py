@@ -82,7 +82,7 @@ def test_a_gpu_that_is_not_there_is_told(
     job: DumpJob, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ScaleOutError, match="no CUDA device on a worker"):
+    with pytest.raises(ScaleOutError, match="on a worker: --device cuda: torch finds no"):
         write_part(replace(job, device="cuda"), WHOLE, frames)
 
 
