@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -259,32 +259,17 @@ class TeacherTargets:
 
     def to(self, device: torch.device) -> "TeacherTargets":
         """The same targets on another device."""
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
-
         return TeacherTargets(
-            boxes=move(self.boxes),
-            scores=move(self.scores),
-            answered=move(self.answered),
-            cells=move(self.cells),
-            cell_valid=move(self.cell_valid),
-            cell_weight={mask: value.to(device) for mask, value in self.cell_weight.items()},
-            cell_heatmap=move(self.cell_heatmap),
-            at_cells={name: value.to(device) for name, value in self.at_cells.items()},
-            coarse_cells=move(self.coarse_cells),
-            coarse_weight=move(self.coarse_weight),
-            at_coarse_cells={t: value.to(device) for t, value in self.at_coarse_cells.items()},
-            codes=move(self.codes),
-            coded=move(self.coded),
-            at_points={name: value.to(device) for name, value in self.at_points.items()},
-            relation=move(self.relation),
-            maps={name: value.to(device) for name, value in self.maps.items()},
-            anchors=None if self.anchors is None else self.anchors.to(device),
-            detections=None if self.detections is None else self.detections.to(device),
-            past={offset: targets.to(device) for offset, targets in self.past.items()},
-            reached=move(self.reached),
+            **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
         )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(entry, device) for key, entry in value.items()}
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return None if value is None else value.to(device)
 
 
 LossTerms = dict[str, Float[Tensor, ""]]
