@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/python cli.py demo
 
 demo-kitti: $(READY)
-	$(BIN)/python cli.py demo --data kitti --out demo_kitti_out
+	$(BIN)/python cli.py demo --data kitti
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

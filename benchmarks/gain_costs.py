@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from commands.planned_dump import plan_teacher_dump, seconds_a_row
+from runs.files import replacing
 from runs.metrics import mean_values
 from store.plan import arrays_read
 from store.reader import open_cache
@@ -23,7 +24,8 @@ def time_teacher(teacher: Teacher, run: StudentRun, store: Path) -> None:
         planned = plan_teacher_dump(teacher, run)
         rows = range(len(planned.plan.rows))
         seconds = seconds_a_row(teacher, planned, BATCH_SIZE, rows)
-        record.write_text(json.dumps({"seconds_a_row": seconds}))
+        with replacing(record) as partial:
+            partial.write_text(json.dumps({"seconds_a_row": seconds}))
 
 
 def costs(run: StudentRun, store: Path | None, folder: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from benchmarks.gain_tables import Result, Run
 from benchmarks.machine import machine
 from runs.errors import ConfigError
+from runs.files import replacing
 from teacher_dump.dump import code_revision
 
 DIGITS = 6
@@ -67,9 +68,8 @@ class Records:
         path = self._path(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_another(path, result["checkpoint_sha256"])
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(facts | _rounded(result), indent=1) + "\n")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(facts | _rounded(result), indent=1) + "\n")
 
     def _refuse_another(self, path: Path, sha256: str) -> None:
         """Compared arms are of one start and one teacher: no other takes its place."""

@@ -23,6 +23,7 @@ from commands.world import load_world, make_world
 from frames.world.config import KittiWorldConfig, WorldConfig
 from runs.checkpoint import load_checkpoint
 from runs.config import load_config
+from runs.files import replacing
 from runs.metrics import last_values, mean_values
 from store.reader import open_cache
 from student_train.config import StudentRun
@@ -239,8 +240,9 @@ def scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Resu
         scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores
         assert scores is not None, "a world has labels"
         figures = last_values(folder) | mean_values(folder, ("share/", "xgd/kept/"))
-        record.write_text(
-            json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)
-        )
+        with replacing(record) as partial:
+            partial.write_text(
+                json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)
+            )
     result: Result = json.loads(record.read_text())
     return result | {"checkpoint_sha256": load_checkpoint(checkpoint).sha256}

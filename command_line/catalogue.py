@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from command_line.options import AsJson, StorePlace
+from command_line.options import AsJson, Store
 from commands.progress import console
 
 names = typer.Typer(
@@ -29,7 +29,7 @@ def catalogue_list(as_json: AsJson = False) -> None:
 @names.command("add")
 def catalogue_add(
     name: StoreName,
-    store: StorePlace,
+    store: Store,
     description: Annotated[str, typer.Option(help="For your colleagues, one line.")],
     licence: Annotated[str, typer.Option(help="Under which terms it may be used, one line.")],
     replace: Annotated[bool, typer.Option("--replace", help="Though the name is taken.")] = False,

@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 ConfigPath = Annotated[Path, typer.Argument(help="The run's TOML.")]
 
 
-def _folder(out: Path) -> Path:
+def require_folder(out: Path | None) -> Path | None:
+    """Refuse a URL or a team's name where a result is written."""
     if re.match(r"[a-z0-9]+:/|team:", str(out)):
         raise typer.BadParameter(f"expected a folder, found {out}; bevcache copy takes it to a URL")
     return out
 
 
-OutDir = Annotated[Path, typer.Option(callback=_folder, help="Folder for the result.")]
+OutDir = Annotated[Path, typer.Option(callback=require_folder, help="Folder for the result.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Data set folder, instead of the TOML's.")]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved config and stop.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-StorePlace = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
+Store = Annotated[str, typer.Argument(help="A cache: folder, URL or team:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 LabelEncoderPath = Annotated[
     Path | None, typer.Option(help="A label_encoder.pt: its maps of the boxes are targets too.")
@@ -54,20 +55,22 @@ def print_facts(facts: list[dict[str, Any]], table: Table, *, as_json: bool) -> 
 
 
 def find_device(name: str) -> "torch.device":
-    """Cpu or cuda.
+    """See :func:`runs.device.find_device`.
 
     Raises:
         typer.BadParameter: Another name, or there is no CUDA device.
     """
-    import torch
+    from runs import device
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"--device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("--device cuda: torch finds no CUDA device; use cpu or auto")
-    return torch.device(name)
+    try:
+        return device.find_device(name)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def comma_separated(text: str) -> list[str]:
+    """The names in an option's value."""
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def parsed_method(text: str) -> str:

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from command_line.options import AsJson, StorePlace
+from command_line.options import AsJson, Store
 from commands.progress import console
 from store.errors import printable
 
 
-def verify(store: StorePlace) -> None:
+def verify(store: Store) -> None:
     """Read every byte of a cache and hold it against the manifest; exit code 1 on any fault."""
     from commands import sharing
 
@@ -22,7 +22,7 @@ def verify(store: StorePlace) -> None:
 
 
 def copy(
-    source: StorePlace,
+    source: Store,
     destination: Annotated[str, typer.Argument(help="Folder, s3://, gs:// or az://.")],
 ) -> None:
     """Copy a cache; run again after an interruption, what has arrived is kept."""

@@ -16,7 +16,8 @@ from command_line.options import (
     OutDir,
     PrintConfig,
     Resume,
-    StorePlace,
+    Store,
+    comma_separated,
     find_device,
     parsed_method,
     print_facts,
@@ -127,7 +128,7 @@ def dump_teacher(
     from student_train.config import StudentRun
 
     run = load_config(config, StudentRun, data__root=data_root)
-    names = [name.strip() for name in methods.split(",")] if methods else []
+    names = comma_separated(methods)
     if "none" in names:
         raise typer.BadParameter("--methods none: it reads nothing of a teacher; name others")
     named = parsed_method("+".join(names)) if names else ""
@@ -149,7 +150,7 @@ def dump_teacher(
 
 def recheck(
     config: ConfigPath,
-    store: StorePlace,
+    store: Store,
     checkpoint: Weights = None,
     teacher: Factory = OWN_TEACHER,
     label_encoder: LabelEncoderPath = None,
@@ -176,9 +177,9 @@ def recheck(
     drawn = rechecking.rows_to_recheck(model, run, cache, rows, seed)
     if carry_over:
         shown = rechecking.augmented(run, cache, drawn, carry_over, seed)
-        errors = rechecking.recheck_carry_over(model, cache, shown, quiet=as_json)
-        facts = [asdict(error) for error in errors]
-        print_facts(facts, rechecking.carry_table(errors), as_json=as_json)
+        gaps = rechecking.recheck_carry_over(model, cache, shown, quiet=as_json)
+        facts = [asdict(gap) for gap in gaps]
+        print_facts(facts, rechecking.carry_table(gaps), as_json=as_json)
         return
     checks = rechecking.recheck_store(model, cache, drawn, tolerance, quiet=as_json)
     facts = [asdict(check) | {"passed": check.passed} for check in checks]
@@ -198,11 +199,11 @@ def _teacher(
     factory: str, checkpoint: Path | None, label_encoder: Path | None, device: "torch.device"
 ) -> "Teacher":
     """The teacher, with its label encoder where one is given."""
-    from teacher_dump.label_teacher import LabelledTeacher
+    from teacher_dump.label_teacher import LabelTeacher
     from teacher_dump.protocol import load_teacher
 
     model = load_teacher(factory, checkpoint, device)
-    return model if label_encoder is None else LabelledTeacher(model, label_encoder, device)
+    return model if label_encoder is None else LabelTeacher(model, label_encoder, device)
 
 
 def _workers(

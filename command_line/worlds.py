@@ -5,11 +5,25 @@ from typing import Annotated
 
 import typer
 
-from command_line.options import ConfigPath, OutDir, PrintConfig, printed
+from command_line.options import (
+    ConfigPath,
+    OutDir,
+    PrintConfig,
+    comma_separated,
+    printed,
+    require_folder,
+)
 
 
 def demo(
-    out: OutDir = Path("demo_out"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=require_folder,
+            show_default="demo_out or demo_kitti_out",
+            help="Folder for the result.",
+        ),
+    ] = None,
     configs: Annotated[Path, typer.Option(help="Folder of the demo's TOMLs.")] = Path("configs"),
     data: Annotated[str, typer.Option(help="nuscenes (many cameras) or kitti (stereo).")] = (
         "nuscenes"
@@ -23,7 +37,7 @@ def demo(
 
     if data not in DEMOS:
         raise typer.BadParameter(f"--data {data!r}: expected {' or '.join(DEMOS)}")
-    run_demo(configs, out, data, methods.split(",") if methods else ())
+    run_demo(configs, out or Path(f"{DEMOS[data][0]}_out"), data, comma_separated(methods))
 
 
 def make_world(

@@ -49,7 +49,7 @@ _CODE_PARTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarryError:
+class CarryGap:
     """How far one carried target is from the teacher's own, on average over augmented frames.
 
     Attributes:
@@ -74,7 +74,7 @@ def measure_carry_over(
     cache: Cache,
     shown: Sequence[tuple[Frame, BevAugment]],
     on_frames: Callable[[int], None] = lambda _frames: None,
-) -> list[CarryError]:
+) -> list[CarryGap]:
     """Run the teacher on augmented frames and compare with the store's targets, carried there.
 
     Args:
@@ -95,7 +95,7 @@ def measure_carry_over(
         on_frames(1)
     means = {name: np.mean(samples, axis=0).tolist() for name, samples in found.items()}
     return [
-        CarryError(target=name, frames=len(found[name]), relative_l2=l2, cosine=cos, mean_abs=gap)
+        CarryGap(target=name, frames=len(found[name]), relative_l2=l2, cosine=cos, mean_abs=gap)
         for name, (l2, cos, gap) in means.items()
     ]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from commands.carry_over import CarryError, measure_carry_over
+from commands.carry_over import CarryGap, measure_carry_over
 from commands.progress import progress_bar
 from frames.augment import BevAugment, BevAugmentConfig
 from frames.dataset import read_frames
@@ -75,7 +75,7 @@ def recheck_carry_over(
     shown: Sequence[tuple[Frame, BevAugment]],
     *,
     quiet: bool = False,
-) -> list[CarryError]:
+) -> list[CarryGap]:
     """Measure the carry-over policy; see :func:`commands.carry_over.measure_carry_over`."""
     with progress_bar(f"carry over · {cache.name}", len(shown), quiet=quiet) as advance:
         return measure_carry_over(teacher, cache, shown, advance)
@@ -94,7 +94,7 @@ def checks_table(checks: list[ArrayCheck]) -> Table:
     return table
 
 
-def carry_table(errors: list[CarryError]) -> Table:
+def carry_table(gaps: list[CarryGap]) -> Table:
     """One line a target."""
     table = Table(
         title="canonical targets carried into augmented frames, against the teacher there"
@@ -102,9 +102,9 @@ def carry_table(errors: list[CarryError]) -> Table:
     table.add_column("target")
     for column in ("augmented frames", "relative L2", "cosine", "mean absolute"):
         table.add_column(column, justify="right")
-    for error in errors:
+    for gap in gaps:
         table.add_row(
-            *(error.target, str(error.frames), f"{error.relative_l2:.3f}"),
-            *(f"{error.cosine:.3f}", f"{error.mean_abs:.3f}"),
+            *(gap.target, str(gap.frames), f"{gap.relative_l2:.3f}"),
+            *(f"{gap.cosine:.3f}", f"{gap.mean_abs:.3f}"),
         )
     return table

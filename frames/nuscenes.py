@@ -197,9 +197,9 @@ def _own_splits(path: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def _shorten(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown}, ... ({len(names)} in all)"
 
 
 def _frame(tables: NuScenes, config: NuScenesConfig, sample: Record) -> Frame:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from runs.config import renewed
 from runs.errors import CheckpointError
+from runs.files import replacing
 
 Kind = Literal["teacher", "student", "label_encoder"]
 FORMAT = 1
@@ -72,9 +73,8 @@ def save_checkpoint(
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
     record = {"format": FORMAT, "kind": kind, "config": config, "notes": notes, "weights": weights}
-    temporary = path.with_name(path.name + ".partial")
-    torch.save(record, temporary)
-    temporary.replace(path)
+    with replacing(path) as partial:
+        torch.save(record, partial)
 
 
 def load_checkpoint(path: Path, kind: Kind | None = None) -> Checkpoint:

@@ -120,6 +120,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for arg in getattr(annotation, "__args__", ()) for found in _models_in(arg)]
 
 
-def _short(value: Any, limit: int = 80) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"
+    return text if len(text) <= 80 else text[:80] + "…"

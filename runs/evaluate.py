@@ -1,4 +1,4 @@
-"""Run a detector over frames, score it officially, draw it."""
+"""Run a detector over frames, and draw what it finds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

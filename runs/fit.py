@@ -111,6 +111,12 @@ class Training(pl.LightningModule, ABC):
         self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
         return total
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, _dataloader_idx: int
+    ) -> Any:
+        """Move the batch, which knows how."""
+        return batch.to(device)
+
     def configure_optimizers(self) -> Any:
         """AdamW; norms and biases are not decayed.
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from runs.config import renewed
 from runs.errors import ConfigError
+from runs.files import replacing
 
 RECORD = "config.json"
 
@@ -25,7 +26,8 @@ def claim_folder(
         notes: What else it belongs to, by digest: its cache, the student that it starts from.
 
     Raises:
-        ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for.
+        ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for; or
+            its record is damaged.
     """
     record, config = folder / RECORD, run.model_dump(mode="json") | dict(notes or {})
     if record.is_file():
@@ -33,7 +35,7 @@ def claim_folder(
             raise ConfigError(
                 f"{folder} holds a run already: continue it with --resume, or name another folder"
             )
-        begun = renewed(json.loads(record.read_text()), type(run))
+        begun = renewed(_begun(record), type(run))
         for key in notes or {}:
             # A note that an older release did not know is None.
             then, now = begun.setdefault(key, None), config[key]
@@ -48,7 +50,20 @@ def claim_folder(
                 "remove that one"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(config, indent=2))
+    with replacing(record) as partial:
+        partial.write_text(json.dumps(config, indent=2))
+
+
+def _begun(record: Path) -> dict[str, Any]:
+    """The config that a folder was begun with."""
+    try:
+        begun: dict[str, Any] = json.loads(record.read_text())
+    except ValueError as error:
+        raise ConfigError(
+            f"{record} is damaged ({error}): if this config is the one its run was begun with, "
+            "remove that file and go on with --resume; else name another folder"
+        ) from None
+    return begun
 
 
 def _without_place(config: dict[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def as_float32(values: FloatArray) -> npt.NDArray[np.float32]:
 
 
 def _as_tensor(values: FloatArray) -> torch.Tensor:
-    # Torch warns of arrays that it may not write to, as those of a mapped file.
+    # Torch warns of arrays that it may not write to, as those over a file's bytes.
     return torch.from_numpy(np.require(values, requirements=("C", "W")))
 
 

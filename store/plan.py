@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from frames.box_code import CODE_SIZE
 from frames.box_points import NUM_POINTS
 from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
@@ -23,8 +24,6 @@ from store.schema import (
     Target,
 )
 
-# CenterPoint's regression heads: offset 2, height 1, size 3, sin and cos of yaw 2, velocity 2.
-BOX_CODE_SIZE = 10
 FLOAT16_ERROR = Encoding.FLOAT16.max_error
 
 # Upper triangle of the nine points' cosine matrix, diagonal included.
@@ -87,7 +86,7 @@ class TeacherShapes:
     classes: int
     tasks: int
     grid: BEVGrid
-    code_size: int = BOX_CODE_SIZE
+    code_size: int = CODE_SIZE
     further: Mapping[Target, int] = field(default_factory=dict)
     detections: int = 0
 
@@ -228,7 +227,7 @@ def _arrays_of(
             for part, shape, kind in parts
         ]
     # At a box only the head that knows its class speaks; that head's IoU is no part of the box.
-    channels = BOX_CODE_SIZE if places is Places.BOXES else shapes.channels(target)
+    channels = CODE_SIZE if places is Places.BOXES else shapes.channels(target)
     shape = {
         Places.MAP: (channels, *shapes.grid_of(target).shape),
         Places.POINTS: (NUM_POINTS, channels),

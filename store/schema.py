@@ -207,3 +207,6 @@ class ArraySpec(BaseModel):
 # The ground truth as the teacher saw it; stored with every cache, whatever the methods need.
 GT_VALUES = ArraySpec(name="gt/values", places=Places.BOXES, shape=(9,), dtype="float32")
 GT_LABELS = ArraySpec(name="gt/labels", places=Places.BOXES, shape=(), dtype="int64")
+# In ``boxes/label``: the teacher has no box there. In ``detections/object``: it is of no true box.
+NO_BOX = -1
+NO_OBJECT = -1

@@ -95,7 +95,7 @@ class MirrorSource:
     """A local, partial copy of a store behind a URL: a file comes when it is first asked for.
 
     Safe for many processes: a file appears whole, with the bytes of the manifest, and comes once
-    for all of them; whoever still maps one that another process has evicted keeps it.
+    for all of them; whoever still has one open that another process has evicted keeps it.
 
     Args:
         remote: The store.

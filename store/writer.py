@@ -236,6 +236,7 @@ class StoreWriter:
             IncompleteStoreError: Some parts are not written yet.
             DamagedStoreError: Something was damaged since it was written; a part with a damaged
                 map is pending again.
+            FingerprintError: Another dump has begun, or was sealed, in the folder.
             StoreWriteError: The disk refused; call again, nothing is lost.
         """
         if not (self.path / MANIFEST).exists():
@@ -244,7 +245,12 @@ class StoreWriter:
                 if not (self.path / MANIFEST).exists():
                     self._seal()
                 remove_scaffold(self.path)
-        return Manifest.load(self.path).root_hash
+        manifest = Manifest.load(self.path)
+        if mismatches := manifest.fingerprint.mismatches(self.fingerprint):
+            raise FingerprintError(
+                self.path, mismatches, "Another dump was sealed there; dump into another folder."
+            )
+        return manifest.root_hash
 
     def _seal(self) -> None:
         # The folder may have been removed, and another dump have begun there.

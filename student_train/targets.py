@@ -8,13 +8,14 @@ they are).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from frames.anchors import BOX_CODE
 from frames.augment import BevAugment
@@ -37,11 +38,13 @@ from nets.anchor_loss import directed, direction
 from nets.box_features import MIRRORED_PAIRS, at_box_points
 from store.plan import array_name
 from store.rows import CachedRow
-from store.schema import Need, Places, Target
+from store.schema import NO_BOX, NO_OBJECT, Need, Places, Target
 from student_train.methods.base import AnchorTargets, DetectionTargets, TeacherTargets
 from student_train.whole_maps import carried_map
 
-NO_BOX = -1
+Needs = Collection[Need]
+# Some of those of ``FrameTargets``.
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,132 +73,119 @@ class FrameTargets:
     reached: Bool[Tensor, ""] | None = None
 
 
-def frame_targets(
-    row: CachedRow, needs: Collection[Need], grid: BEVGrid, augment: BevAugment
-) -> FrameTargets:
+def frame_targets(row: CachedRow, needs: Needs, grid: BEVGrid, augment: BevAugment) -> FrameTargets:
     """What the needs read of one cached row, carried by the augmentation from the row's frame.
 
     Needs of past frames are of other rows (``student_train/past_rows.py``).
     """
-    needs = [need for need in needs if not need.offset]
-    found: dict[str, Any] = {}
-    if any(need.target is Target.BOXES for need in needs):
-        found |= _boxes(row, augment)
-    if any((need.target, need.places) == (Target.BOX_CODE, Places.BOXES) for need in needs):
-        found |= _codes(row, grid, augment)
-    at_cells = [need for need in needs if need.places is Places.CELLS]
-    at_coarse = [need for need in needs if need.places is Places.COARSE_CELLS]
-    if at_cells:
-        index = torch.from_numpy(row.arrays[Places.CELLS.index_array]).long()
-        xy = augment.xy(grid.cell_centres(index))
-        found["cells"], found["cell_valid"] = xy, grid.contains(xy)
-        weights = _weights({need.mask for need in at_cells}, row, grid, index)
-        found["cell_weight"] = {m: weight * found["cell_valid"] for m, weight in weights.items()}
-        if any(need.mask == CENTER_HEAD for need in at_cells):
-            heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
-            found["cell_heatmap"] = (heatmap[0].flatten(1)[:, index] * found["cell_valid"]).T
-    if at_coarse:
-        found |= _coarse_cells(row, grid, augment)
-    if any(need.target is Target.RELATION for need in needs):
-        relation = torch.from_numpy(row.arrays["boxes/relation"])
-        found["relation"] = relation[:, MIRRORED_PAIRS] if augment.mirrors else relation
-    at_points = {need.target for need in needs if need.places is Places.POINTS}
-    return FrameTargets(
-        **found,
-        at_cells={
-            t: _at_cells(row, t, augment) for t in sorted({need.target for need in at_cells})
-        },
-        at_coarse_cells={
-            need.target: _at_cells(row, need.target, augment, Places.COARSE_CELLS)
-            for need in at_coarse
-        },
-        at_points={t: _at_points(row, t, grid, augment) for t in sorted(at_points)},
-        anchors=_at_anchors(row, needs, augment),
-        detections=_detections(row, augment)
-        if any(need.target is Target.DETECTIONS for need in needs)
-        else {},
-        maps={
-            need.target: carried_map(
-                torch.from_numpy(row.arrays[need.target]), need.target, augment
-            )
-            for need in needs
-            if need.places is Places.MAP
-        },
-    )
+    readers = {
+        Places.CELLS: _cells,
+        Places.COARSE_CELLS: _coarse_cells,
+        Places.POINTS: _points,
+        Places.BOXES: _boxes,
+        Places.ANCHORS: _anchors,
+        Places.DETECTIONS: _detections,
+        Places.MAP: _maps,
+    }
+    found: Fields = {}
+    for places, read in readers.items():
+        if there := [need for need in needs if need.places is places and not need.offset]:
+            found |= read(row, there, grid, augment)
+    return FrameTargets(**found)
 
 
 def pad_targets(frames: Sequence[FrameTargets]) -> TeacherTargets:
     """Stack frames, padding with zeros; boxes are as wide as ``BoxBatch.pad`` makes them."""
-
-    def pad(values: Sequence[Tensor | None]) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        if not given:
-            return None
-        width = max(1, *(len(value) for value in given))
-        padded = given[0].new_zeros(len(given), width, *given[0].shape[1:])
-        for row, value in zip(padded, given, strict=True):
-            row[: len(value)] = value
-        return padded
-
-    def stack(values: Sequence[Tensor | None]) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        return torch.stack(given) if given else None
-
-    def pad_each(name: str) -> dict[Any, Tensor]:
-        each: list[Mapping[Any, Tensor]] = [getattr(frame, name) for frame in frames]
-        padded = {target: pad([values[target] for values in each]) for target in each[0]}
-        return {target: values for target, values in padded.items() if values is not None}
-
-    return TeacherTargets(
-        boxes=pad([frame.boxes for frame in frames]),
-        scores=pad([frame.scores for frame in frames]),
-        answered=pad([frame.answered for frame in frames]),
-        cells=pad([frame.cells for frame in frames]),
-        cell_valid=pad([frame.cell_valid for frame in frames]),
-        cell_weight=pad_each("cell_weight"),
-        cell_heatmap=pad([frame.cell_heatmap for frame in frames]),
-        at_cells=pad_each("at_cells"),
-        coarse_cells=pad([frame.coarse_cells for frame in frames]),
-        coarse_weight=pad([frame.coarse_weight for frame in frames]),
-        at_coarse_cells=pad_each("at_coarse_cells"),
-        codes=pad([frame.codes for frame in frames]),
-        coded=pad([frame.coded for frame in frames]),
-        at_points=pad_each("at_points"),
-        relation=pad([frame.relation for frame in frames]),
-        anchors=AnchorTargets(**pad_each("anchors")) if frames[0].anchors else None,
-        detections=DetectionTargets(**pad_each("detections")) if frames[0].detections else None,
-        maps={t: torch.stack([frame.maps[t] for frame in frames]) for t in frames[0].maps},
-        past={
-            offset: pad_targets([frame.past[offset] for frame in frames])
-            for offset in frames[0].past
-        },
-        reached=stack([frame.reached for frame in frames]),
-    )
+    batch = {
+        f.name: _padded([getattr(frame, f.name) for frame in frames]) for f in fields(frames[0])
+    }
+    for name, kind in (("anchors", AnchorTargets), ("detections", DetectionTargets)):
+        batch[name] = kind(**batch[name]) if batch[name] else None
+    return TeacherTargets(**batch)
 
 
-def _boxes(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
-    label = torch.from_numpy(np.asarray(row.arrays["boxes/label"]))
+def _padded(values: Sequence[Any]) -> Any:
+    """One field of all frames; of a mapping each entry."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, FrameTargets):
+        return pad_targets(values)
+    if isinstance(first, Mapping):
+        return {key: _padded([value[key] for value in values]) for key in first}
+    if first.numel() and all(value.shape == first.shape for value in values):
+        return torch.stack(list(values))
+    padded = pad_sequence(list(values), batch_first=True)
+    return padded if padded.shape[1] else padded.new_zeros(len(values), 1, *first.shape[1:])
+
+
+def _cells(row: CachedRow, needs: Needs, grid: BEVGrid, augment: BevAugment) -> Fields:
+    index, masks = _index(row, Places.CELLS), {need.mask for need in needs}
+    xy = augment.xy(grid.cell_centres(index))
+    valid = grid.contains(xy)
+    weights = _weights(masks, row, grid, index)
+    found = {
+        "cells": xy,
+        "cell_valid": valid,
+        "cell_weight": {mask: weight * valid for mask, weight in weights.items()},
+        "at_cells": _at_cells(row, needs, augment),
+    }
+    if CENTER_HEAD in masks:
+        heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
+        found["cell_heatmap"] = (heatmap[0].flatten(1)[:, index] * valid).T
+    return found
+
+
+def _coarse_cells(row: CachedRow, needs: Needs, grid: BEVGrid, augment: BevAugment) -> Fields:
+    index = _index(row, Places.COARSE_CELLS)
+    xy = augment.xy(grid.coarser.cell_centres(index))
+    heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
+    weight = halved(heatmap.sum(1, keepdim=True)).flatten()[index]
     return {
-        "boxes": augment.boxes(_composed(row, Places.BOXES)),
-        "scores": torch.from_numpy(np.asarray(row.arrays["boxes/score"])),
-        "answered": label != NO_BOX,
+        "coarse_cells": xy,
+        "coarse_weight": weight * grid.contains(xy),
+        "at_coarse_cells": _at_cells(row, needs, augment),
     }
 
 
-def _detections(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
+def _points(row: CachedRow, needs: Needs, grid: BEVGrid, augment: BevAugment) -> Fields:
+    targets = sorted({need.target for need in needs})
+    return {"at_points": {t: _at_points(row, t, grid, augment) for t in targets}}
+
+
+def _boxes(row: CachedRow, needs: Needs, grid: BEVGrid, augment: BevAugment) -> Fields:
+    """What there is one of for each true box."""
+    targets = {need.target for need in needs}
+    found: Fields = {}
+    if Target.BOXES in targets:
+        label = torch.from_numpy(np.asarray(row.arrays["boxes/label"]))
+        found |= {
+            "boxes": augment.boxes(_composed(row, Places.BOXES)),
+            "scores": torch.from_numpy(np.asarray(row.arrays["boxes/score"])),
+            "answered": label != NO_BOX,
+        }
+    if Target.BOX_CODE in targets:
+        found |= _codes(row, grid, augment)
+    if Target.RELATION in targets:
+        relation = torch.from_numpy(row.arrays["boxes/relation"])
+        found["relation"] = relation[:, MIRRORED_PAIRS] if augment.mirrors else relation
+    return found
+
+
+def _detections(row: CachedRow, _needs: Needs, _grid: BEVGrid, augment: BevAugment) -> Fields:
     """Fields of ``DetectionTargets``; an IoU stays what it is, whatever the frame."""
     part = {
         name: torch.from_numpy(np.asarray(row.arrays[f"{Places.DETECTIONS}/{name}"]))
         for name in ("score", "probability", "object", "iou")
     }
     owner = part["object"].long()
-    if len(owner) and not -1 <= int(owner.min()) <= int(owner.max()) < len(row.gt):
+    if len(owner) and not NO_OBJECT <= int(owner.min()) <= int(owner.max()) < len(row.gt):
         raise DataError(
             f"row {row.token}: its detections name the boxes {int(owner.min())} to "
             f"{int(owner.max())} of {len(row.gt)}: the cache is not one of this version; dump it "
             "again"
         )
-    return {
+    detections = {
         "box": augment.boxes(_composed(row, Places.DETECTIONS)),
         "score": part["score"],
         "probability": part["probability"].float(),
@@ -203,6 +193,12 @@ def _detections(row: CachedRow, augment: BevAugment) -> dict[str, Tensor]:
         "iou": part["iou"],
         "valid": torch.ones(len(owner), dtype=torch.bool),
     }
+    return {"detections": detections}
+
+
+def _maps(row: CachedRow, needs: Needs, _grid: BEVGrid, augment: BevAugment) -> Fields:
+    targets = sorted({need.target for need in needs})
+    return {"maps": {t: carried_map(torch.from_numpy(row.arrays[t]), t, augment) for t in targets}}
 
 
 def _composed(row: CachedRow, places: Places) -> Float32[Tensor, "n 9"]:
@@ -226,14 +222,6 @@ def _codes(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[str, Tens
     return {"codes": codes, "coded": grid.contains(before) & grid.contains(after)}
 
 
-def _coarse_cells(row: CachedRow, grid: BEVGrid, augment: BevAugment) -> dict[str, Tensor]:
-    index = torch.from_numpy(row.arrays[Places.COARSE_CELLS.index_array]).long()
-    xy = augment.xy(grid.coarser.cell_centres(index))
-    heatmap = center_heatmap(BoxBatch.pad([row.gt]), grid, len(DETECTION_CLASSES))
-    weight = halved(heatmap.sum(1, keepdim=True)).flatten()[index]
-    return {"coarse_cells": xy, "coarse_weight": weight * grid.contains(xy)}
-
-
 def _weights(
     masks: Collection[CellMask], row: CachedRow, grid: BEVGrid, index: Int64[Tensor, " k"]
 ) -> dict[CellMask, Tensor]:
@@ -252,33 +240,36 @@ def _weights(
     return weights
 
 
-def _at_cells(
-    row: CachedRow, target: Target, augment: BevAugment, places: Places = Places.CELLS
-) -> Tensor:
-    """The target's values (k, channels) at the row's cells, whichever coverage it has."""
-    held = row.arrays.get(array_name(target, places))
-    if held is None:
-        whole = torch.from_numpy(row.arrays[str(target)])
-        index = torch.from_numpy(row.arrays[places.index_array]).long()
-        values = whole.flatten(1)[:, index].T.contiguous()
-    else:
-        values = torch.from_numpy(held)
-    if target is not Target.BOX_CODE or augment.is_identity:
-        return values
-    size = code_size(values.shape[1])
-    codes = values.float().view(len(values), values.shape[1] // size, size)
-    return move_codes(codes, augment).flatten(1)
+def _index(row: CachedRow, places: Places) -> Int64[Tensor, " k"]:
+    """The cells whose values the row holds."""
+    return torch.from_numpy(row.arrays[places.index_array]).long()
 
 
-def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) -> dict[str, Tensor]:
+def _at_cells(row: CachedRow, needs: Needs, augment: BevAugment) -> dict[Target, Tensor]:
+    """Values (k, channels) at the row's cells by target, whichever coverage the cache has."""
+    found = {}
+    for target, places in sorted({(need.target, need.places) for need in needs}):
+        held = row.arrays.get(array_name(target, places))
+        if held is None:
+            whole = torch.from_numpy(row.arrays[str(target)])
+            values = whole.flatten(1)[:, _index(row, places)].T.contiguous()
+        else:
+            values = torch.from_numpy(held)
+        if target is Target.BOX_CODE and not augment.is_identity:
+            size = code_size(values.shape[1])
+            codes = values.float().view(len(values), values.shape[1] // size, size)
+            values = move_codes(codes, augment).flatten(1)
+        found[target] = values
+    return found
+
+
+def _anchors(row: CachedRow, needs: Needs, _grid: BEVGrid, augment: BevAugment) -> Fields:
     """Fields of ``AnchorTargets``. A mirrored anchor is the anchor of the mirrored cell.
 
     Rotations of anchors are their own mirror images: 0 exactly, 1.57 to within 0.0016 radians.
     """
-    masks = [need.mask for need in needs if need.places is Places.ANCHORS]
-    config = anchors_of(masks)
-    if config is None:
-        return {}
+    config = anchors_of(need.mask for need in needs)
+    assert config is not None, "a need at anchors says which"
     part = {
         name: torch.from_numpy(np.asarray(row.arrays[f"anchors/{name}"]))
         for name in ("index", "object", "box", "direction", "score")
@@ -297,7 +288,7 @@ def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) ->
         way = direction(-heading)
         slot = index % config.per_cell
         index = mirrored_cells(index // config.per_cell, config.grid) * config.per_cell + slot
-    return {
+    anchors = {
         "index": index,
         "object": part["object"].long(),
         "box": box,
@@ -305,6 +296,7 @@ def _at_anchors(row: CachedRow, needs: Collection[Need], augment: BevAugment) ->
         "score": part["score"],
         "valid": torch.ones(len(index), dtype=torch.bool),
     }
+    return {"anchors": anchors}
 
 
 def mirrored_cells(index: Tensor, grid: BEVGrid) -> Tensor:

@@ -95,12 +95,6 @@ class StudentTraining(Training):
             )
         return {name: self.balance.factor(name) * term for name, term in terms.items()}
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, _dataloader_idx: int
-    ) -> Any:
-        """Move every tensor of the batch."""
-        return batch.to(device)
-
 
 def needs_of(run: StudentRun) -> frozenset[Need]:
     """What the run's methods read of the cache."""

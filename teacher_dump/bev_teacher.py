@@ -13,7 +13,6 @@ from frames.sensor_input import SensorInput
 from nets.bev_detector import BEVDetector, BEVDetectorConfig, BEVMaps
 from nets.bevfusion import BEVFusion, BEVFusionConfig
 from runs.checkpoint import Checkpoint
-from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
 from store.schema import Target
 from teacher_dump.center_answers import answers_at_centres
@@ -44,12 +43,7 @@ class BEVTeacher:
         checkpoint.load_into(self.network)
         self.network.eval().requires_grad_(requires_grad=False)
         self.info = TeacherInfo(
-            identity=TeacherIdentity(
-                name=run.name,
-                kind=run.kind,
-                checkpoint_sha256=checkpoint.sha256,
-                config=config.model_dump(mode="json"),
-            ),
+            identity=run.identity(checkpoint.sha256),
             shapes=TeacherShapes(
                 bev_low=config.low_channels,
                 bev_high=config.high_channels,

@@ -18,9 +18,10 @@ from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.bev_detector import BEVDetectorConfig
 from nets.bevfusion import BEVFusionConfig
+from nets.centerpoint import CenterPointConfig
 from runs.fit import FitConfig
-from teacher_dump.centerpoint import CenterPointConfig
-from teacher_dump.second_config import SecondTeacherConfig
+from store.fingerprint import TeacherIdentity
+from teacher_dump.second_teacher_config import SecondTeacherConfig
 
 
 def _network(values: Any) -> Any:
@@ -90,6 +91,15 @@ class TeacherRun(BaseModel):
             assert self.teacher.image is not None, "it sees images"
             self.teacher.image.check_size("image_augment.out_size", self.image_augment.out_size)
         return self
+
+    def identity(self, checkpoint_sha256: str) -> TeacherIdentity:
+        """Who the teacher is that this run has left as a checkpoint."""
+        return TeacherIdentity(
+            name=self.name,
+            kind=self.kind,
+            checkpoint_sha256=checkpoint_sha256,
+            config=self.teacher.model_dump(mode="json"),
+        )
 
     @property
     def reader(self) -> SensorReader:

@@ -77,7 +77,7 @@ def plan_dump(
     masks = masks_of(needs)
     _check_anchors(info.anchors, anchors_of(masks))
     fingerprint = Fingerprint(
-        teacher=info.identity,
+        **info.decides,
         dataset=DatasetIdentity(
             name=data.dataset,
             version=data.version,
@@ -85,14 +85,11 @@ def plan_dump(
             token_hash=token_hash(frame.token for frame in frames),
             ground_truth_filter=data.ground_truth_filter,
         ),
-        grid=info.shapes.grid,
-        classes=info.classes,
         coverage=options.coverage,
         augmentation=options.augmentation,
         masks=masks,
         arrays=plan_arrays(needs, options.coverage, info.shapes, options.encoding),
         code_revision=code_revision(),
-        label_encoder=info.label_encoder,
     )
     rows = rows_of_frames(frames, options.augmentation)
     lengths = _lengths(frames, rows, fingerprint)

@@ -6,11 +6,11 @@ from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
 from frames.detection_classes import DETECTION_CLASSES
 from nets.center_loss import CenterLossConfig
+from nets.centerpoint import CenterPointConfig
 from nets.label_encoder import LabelEncoderConfig
 from runs.errors import ConfigError
 from runs.fit import FitConfig
 from store.differences import differences
-from teacher_dump.centerpoint import CenterPointConfig
 
 
 class LabelEncoderRun(BaseModel):

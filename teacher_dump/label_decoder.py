@@ -13,11 +13,11 @@ from frames.frame import Frame
 from nets.bev_backbone import BEVNeck
 from nets.center_decode import decode
 from nets.center_head import CenterHead, CenterMaps
+from nets.centerpoint import CenterPointConfig
 from nets.frozen import Frozen
 from nets.label_encoder import frozen_label_encoder
 from runs.checkpoint import Checkpoint
 from runs.config import parse_config
-from teacher_dump.centerpoint import CenterPointConfig
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
 

@@ -20,7 +20,7 @@ from teacher_dump.stages import LABELS, of_stages
 PLACES = {1: Places.CELLS, 2: Places.COARSE_CELLS}
 
 
-class LabelledTeacher:
+class LabelTeacher:
     """What the teacher says, and what its label encoder makes of the boxes it is shown.
 
     Under stored views these are the augmented boxes.

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 
 from frames.frame import Frame
+from runs.device import find_device
+from runs.errors import ConfigError
 from store.errors import FingerprintError
 from store.fingerprint import Fingerprint
 from store.writer import StoreWriter
 from teacher_dump.dump import code_revision, part_rows
 from teacher_dump.errors import ScaleOutError
-from teacher_dump.label_teacher import LabelledTeacher
+from teacher_dump.label_teacher import LabelTeacher
 from teacher_dump.protocol import Teacher, TeacherInfo, load_teacher
 
 # As many as the workers of a machine share its cores; also what makes their bytes the same.
@@ -79,10 +81,13 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
     """The teacher and the store, held against each other."""
     torch.set_num_threads(THREADS)
     writer = StoreWriter.join(job.store, job.plan_hash)
-    device = _device(job.device)
+    try:
+        device = find_device(job.device)
+    except ConfigError as error:
+        raise ScaleOutError(f"on a worker: {error}") from None
     teacher = load_teacher(job.factory, job.checkpoint, device)
     if job.label_encoder is not None:
-        teacher = LabelledTeacher(teacher, job.label_encoder, device)
+        teacher = LabelTeacher(teacher, job.label_encoder, device)
     own = as_this_worker_has_it(writer.fingerprint, teacher.info)
     if mismatches := own.mismatches(writer.fingerprint):
         raise FingerprintError(
@@ -93,19 +98,4 @@ def _at_work(job: DumpJob) -> tuple[Teacher, StoreWriter]:
 
 def as_this_worker_has_it(planned: Fingerprint, info: TeacherInfo) -> Fingerprint:
     """The fingerprint with all that depends on the worker taken from the worker."""
-    return planned.model_copy(
-        update={
-            "teacher": info.identity,
-            "grid": info.shapes.grid,
-            "classes": info.classes,
-            "label_encoder": info.label_encoder,
-            "code_revision": code_revision(),
-        }
-    )
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ScaleOutError("--device cuda: torch finds no CUDA device on a worker")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    return planned.model_copy(update=info.decides | {"code_revision": code_revision()})

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -77,6 +77,16 @@ class TeacherInfo:
     sweeps: int
     anchors: AnchorConfig | None = None
     label_encoder: str | None = None
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """The fields of a cache's fingerprint that are the teacher's."""
+        return {
+            "teacher": self.identity,
+            "grid": self.shapes.grid,
+            "classes": self.classes,
+            "label_encoder": self.label_encoder,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

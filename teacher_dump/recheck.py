@@ -53,13 +53,7 @@ def require_teacher(cache: Cache, info: TeacherInfo) -> None:
     Raises:
         FingerprintError: Weights, config, grid or classes differ; lists all differences.
     """
-    theirs = {
-        "teacher": info.identity,
-        "grid": info.shapes.grid,
-        "classes": info.classes,
-        "label_encoder": info.label_encoder,
-    }
-    expected = cache.fingerprint.model_copy(update=theirs)
+    expected = cache.fingerprint.model_copy(update=info.decides)
     if mismatches := cache.fingerprint.mismatches(expected):
         raise FingerprintError(
             cache.name,

@@ -14,13 +14,12 @@ from nets.anchor_decode import decode
 from nets.second import Second, SecondMaps
 from nets.voxelize import voxelize
 from runs.checkpoint import Checkpoint
-from store.fingerprint import TeacherIdentity
 from store.plan import TeacherShapes
 from store.schema import Target
 from teacher_dump.anchor_answers import answers_at_anchors
 from teacher_dump.config import TeacherRun
 from teacher_dump.protocol import AnchorOutput, TeacherInfo, TeacherOutput
-from teacher_dump.second_config import SecondTeacherConfig
+from teacher_dump.second_teacher_config import SecondTeacherConfig
 
 
 class SecondTeacher:
@@ -44,12 +43,7 @@ class SecondTeacher:
         self.network.eval().requires_grad_(requires_grad=False)
         anchors = run.teacher.bev.anchors
         self.info = TeacherInfo(
-            identity=TeacherIdentity(
-                name=run.name,
-                kind=run.kind,
-                checkpoint_sha256=checkpoint.sha256,
-                config=run.teacher.model_dump(mode="json"),
-            ),
+            identity=run.identity(checkpoint.sha256),
             shapes=TeacherShapes(
                 bev_low=run.teacher.out_channels * run.teacher.slices,
                 bev_high=run.teacher.bev.head.channels,

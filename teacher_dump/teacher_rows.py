@@ -20,13 +20,11 @@ from frames.grid import BEVGrid
 from nets.box_features import at_box_points, relation
 from store.plan import TeacherShapes
 from store.rows import RowValues
-from store.schema import CELL_PLACES, ArraySpec, Places, Target
+from store.schema import CELL_PLACES, NO_BOX, ArraySpec, Places, Target
 from teacher_dump.errors import TeacherError
 from teacher_dump.found_boxes import detection_arrays
 from teacher_dump.protocol import FoundBoxes, Teacher, TeacherInfo, TeacherOutput
 from teacher_dump.pseudo_labels import with_pseudo_labels
-
-NO_BOX = -1
 
 
 def teacher_rows(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +18,15 @@ from nets.anchor_loss import detection_loss
 from nets.bev_detector import BEVDetector, BEVDetectorConfig
 from nets.bevfusion import BEVFusion, BEVFusionConfig
 from nets.center_loss import center_loss
+from nets.centerpoint import CenterPoint, CenterPointConfig
 from nets.voxelize import voxelize
 from runs.checkpoint import is_finished, save_checkpoint
 from runs.fit import FitConfig, Training, fit, seed_run
 from runs.folder import claim_folder
 from runs.sampler import Example, TrainingData
 from teacher_dump.bev_teacher import bev_network
-from teacher_dump.centerpoint import CenterPoint, CenterPointConfig
 from teacher_dump.config import TeacherRun
-from teacher_dump.second_config import SecondTeacherConfig
+from teacher_dump.second_teacher_config import SecondTeacherConfig
 
 CHECKPOINT_NAME = "teacher.pt"
 
@@ -72,12 +71,6 @@ class TeacherTraining(Training):
     """A teacher under its detection loss."""
 
     network: nn.Module
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, _dataloader_idx: int
-    ) -> Any:
-        """Move every tensor of the batch."""
-        return batch.to(device)
 
 
 class CenterPointTraining(TeacherTraining):

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from frames.boxes import BoxBatch, Boxes3D
@@ -62,12 +60,6 @@ class LabelTraining(Training):
         """See :class:`runs.fit.Training`."""
         maps = self.decoder(self.network(batch))
         return center_loss(maps, batch, self.decoder.config.grid, self.loss)
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, _dataloader_idx: int
-    ) -> Any:
-        """Move the boxes."""
-        return batch.to(device)
 
 
 def train_label_encoder(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,6 +20,7 @@ from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
+from runs.errors import ConfigError
 from store.schema import Need, Target
 
 Tasks = tuple[frozenset[str], ...]
@@ -97,6 +98,32 @@ class MethodContext:
     sensors: tuple[str, str] = ("", "")
     student_tasks: Tasks | None = None
     teacher_tasks: Tasks | None = None
+
+    def require_same_heads(self, why: str, otherwise: str = "") -> None:
+        """Refuse centre heads whose box codes, of all tasks together, cannot be compared.
+
+        Args:
+            why: What compares them.
+            otherwise: What else would help.
+
+        Raises:
+            ConfigError: Says what to change.
+        """
+        own, other = (c[Target.BOX_CODE] for c in (self.student_channels, self.teacher_channels))
+        tasks = (self.student_tasks, self.teacher_tasks)
+        if own != other or (None not in tasks and tasks[0] != tasks[1]):
+            raise ConfigError(
+                f"{why}; the student's head has {own} channels, {_listed(tasks[0])}, the cached "
+                f"teacher's {other}, {_listed(tasks[1])}: give both heads the same tasks in the "
+                "same order, and both or neither an IoU branch"
+                + (f", or {otherwise}" if otherwise else "")
+            )
+
+
+def _listed(tasks: Tasks | None) -> str:
+    """Tasks for a message, the classes of each joined."""
+    names = [" and ".join(sorted(task)) for task in tasks or ()]
+    return f"of the tasks {'; '.join(names)}" if names else "of unknown tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,32 +259,17 @@ class TeacherTargets:
 
     def to(self, device: torch.device) -> "TeacherTargets":
         """The same targets on another device."""
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
-
         return TeacherTargets(
-            boxes=move(self.boxes),
-            scores=move(self.scores),
-            answered=move(self.answered),
-            cells=move(self.cells),
-            cell_valid=move(self.cell_valid),
-            cell_weight={mask: value.to(device) for mask, value in self.cell_weight.items()},
-            cell_heatmap=move(self.cell_heatmap),
-            at_cells={name: value.to(device) for name, value in self.at_cells.items()},
-            coarse_cells=move(self.coarse_cells),
-            coarse_weight=move(self.coarse_weight),
-            at_coarse_cells={t: value.to(device) for t, value in self.at_coarse_cells.items()},
-            codes=move(self.codes),
-            coded=move(self.coded),
-            at_points={name: value.to(device) for name, value in self.at_points.items()},
-            relation=move(self.relation),
-            maps={name: value.to(device) for name, value in self.maps.items()},
-            anchors=None if self.anchors is None else self.anchors.to(device),
-            detections=None if self.detections is None else self.detections.to(device),
-            past={offset: targets.to(device) for offset, targets in self.past.items()},
-            reached=move(self.reached),
+            **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
         )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(entry, device) for key, entry in value.items()}
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return None if value is None else value.to(device)
 
 
 LossTerms = dict[str, Float[Tensor, ""]]

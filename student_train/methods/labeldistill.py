@@ -1,7 +1,7 @@
 """LabelDistill: a camera student learns from LiDAR features and from embedded labels.
 
 Kim et al., ECCV 2024; its code, commit 274ab26dc1. A third of the
-student's BEV channels, through an adaptor, follows a label encoder's features, a third the LiDAR
+student's BEV channels, through an adapter, follows a label encoder's features, a third the LiDAR
 teacher's, a third is free; at full resolution before the BEV backbone (level 0), and after the
 backbone's first stage at half resolution (level 1). The student's head follows the teacher's.
 
@@ -138,17 +138,17 @@ class LabelDistill(Method):
         self.label_adaptors: nn.ModuleList | None = None
         of_teacher = context.teacher_channels
         if "lidar" in config.terms:
-            self.lidar_adaptors = self._adaptors([of_teacher[level] for level in LIDAR_LEVELS])
+            self.lidar_adaptors = self._adapters([of_teacher[level] for level in LIDAR_LEVELS])
         if "label" not in config.terms:
             return
         if config.source == "ground_truth":
             assert config.label_encoder is not None, "the config sees to it"
             self.embedding = LabelEmbedding(config.label_encoder, context)
-            self.label_adaptors = self._adaptors(self.embedding.channels)
+            self.label_adaptors = self._adapters(self.embedding.channels)
         else:
-            self.label_adaptors = self._adaptors([of_teacher[level] for level in LABEL_LEVELS])
+            self.label_adaptors = self._adapters([of_teacher[level] for level in LABEL_LEVELS])
 
-    def _adaptors(self, channels: Sequence[int]) -> nn.ModuleList:
+    def _adapters(self, channels: Sequence[int]) -> nn.ModuleList:
         student = self.context.student_channels
         if missing := [str(level) for level in STUDENT_LEVELS if level not in student]:
             raise ConfigError(
@@ -158,7 +158,7 @@ class LabelDistill(Method):
             )
         low, half = (student[level] for level in STUDENT_LEVELS)
         widths = (self.frames * (low // self.frames // THIRDS), half // THIRDS)
-        return nn.ModuleList(map(adaptor, widths, channels))
+        return nn.ModuleList(map(adapter, widths, channels))
 
     @classmethod
     def needs(
@@ -214,12 +214,12 @@ class LabelDistill(Method):
         return losses[0] + losses[1]
 
     def _adapted(
-        self, student: StudentMaps, adaptors: nn.ModuleList | None, third: int
+        self, student: StudentMaps, adapters: nn.ModuleList | None, third: int
     ) -> list[Tensor]:
-        assert adaptors is not None, "a term that counts has its adaptors"
+        assert adapters is not None, "a term that counts has its adapters"
         low, half = (student.features[level] for level in STUDENT_LEVELS)
         parts = (channel_third(low, third, self.frames), channel_third(half, third))
-        return [module(part) for module, part in zip(adaptors, parts, strict=True)]
+        return [module(part) for module, part in zip(adapters, parts, strict=True)]
 
     def _at_cells(
         self, own: Sequence[Tensor], targets: TeacherTargets, levels: Sequence[Target], mask: Mask
@@ -264,7 +264,7 @@ class LabelDistill(Method):
         )
 
 
-def adaptor(in_channels: int, out_channels: int) -> nn.Sequential:
+def adapter(in_channels: int, out_channels: int) -> nn.Sequential:
     """From a third of the student's channels to a teacher's map; not needed once trained."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="replicate"),

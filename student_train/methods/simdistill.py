@@ -31,11 +31,12 @@ from frames.anchors import AnchorConfig
 from frames.box_code import CODE_SIZE
 from frames.boxes import BoxBatch
 from frames.heatmap import CENTER_HEAD, on_grid
-from nets.blocks import conv_norm_relu
+from nets.blocks import norm_2d
 from nets.center_head import CenterMaps, codes_at
 from nets.read_at import read_at
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
+from student_train.methods.adapters import map_adapter
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -45,7 +46,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.prediction import (
+from student_train.methods.simdistill_prediction import (
     box_loss,
     class_loss,
     released_box_loss,
@@ -120,12 +121,16 @@ class SimDistill(Method):
             if term in config.terms:
                 _require_equal(term, target, own, other)
         if config.prediction == "released" and "mmd_p" in config.terms:
-            _require_tasks(context)
+            context.require_same_heads(
+                "simdistill's released prediction compares the codes of all tasks",
+                otherwise='set prediction = "intended"',
+            )
         self.adapt: nn.Module = nn.Identity()
         if "cmd" in config.terms:
             if config.adapter == "none":
                 _require_equal("cmd", Target.BEV_LIDAR, own, other)
-            self.adapt = _adapter(config.adapter, own[Target.BEV_LIDAR], other[Target.BEV_LIDAR])
+            channels = own[Target.BEV_LIDAR], other[Target.BEV_LIDAR]
+            self.adapt = map_adapter(config.adapter, *channels, bias=False, norm=norm_2d)
 
     @classmethod
     def needs(
@@ -281,22 +286,3 @@ def _require_equal(term: str, target: Target, own: Any, other: Any) -> None:
             f"channels, the cached teacher {other[target]}: make them equal, or set {term} = "
             "{ weight = 0 }"
         )
-
-
-def _require_tasks(context: MethodContext) -> None:
-    own, other = (c[Target.BOX_CODE] for c in (context.student_channels, context.teacher_channels))
-    tasks = (context.student_tasks, context.teacher_tasks)
-    if own != other or (None not in tasks and tasks[0] != tasks[1]):
-        raise ConfigError(
-            f"simdistill's released prediction compares the codes of all tasks; the student's head "
-            f"has {own} channels, the cached teacher's {other}: give both heads the same tasks in "
-            'the same order, or set prediction = "intended"'
-        )
-
-
-def _adapter(kind: str, channels: int, out_channels: int) -> nn.Module:
-    if kind == "none":
-        return nn.Identity()
-    if kind == "conv1x1":
-        return nn.Conv2d(channels, out_channels, 1)
-    return conv_norm_relu(channels, out_channels)

@@ -9,7 +9,7 @@ ground truth's Gaussians and random ones.
   identity, so that channels neither collapse nor repeat each other.
 - TD: how the rows relate to the teacher's rows of past frames, as the teacher's own rows do. Of
   past frames only what the cache holds is read; the student's past features have no part in it.
-- RD: the teacher's detections, weighed by how good they are (``detection_response.py``).
+- RD: the teacher's detections, weighed by how good they are (``stxd_response.py``).
 
 Axes: B batch, K rows of a frame (padded), P rows of a past frame (padded), N rows of all frames, D
 channels.
@@ -40,6 +40,7 @@ from frames.cell_masks import CellMask, RandomMask
 from frames.heatmap import CENTER_HEAD
 from nets.read_at import read_at
 from store.schema import Need, Places, Target
+from student_train.methods.adapters import row_adapter
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -49,8 +50,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.detection_response import ResponseForm, response_loss
-from student_train.methods.projector import projector
+from student_train.methods.stxd_response import ResponseForm, response_loss
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
@@ -109,8 +109,8 @@ class StxdConfig(MethodConfig):
         student_map: G.
         objects: Rows at ground truth: the cells of its Gaussians, its centre cells, or none.
         random_cells: Rows beside these, the same of a frame at any time.
-        projector: Of the student's rows to the teacher's channels: linear where there are others,
-            always linear, or two layers.
+        projector: Adapter of the student's rows to the teacher's channels: linear where there are
+            others, always linear, or two layers.
         past: Which key frames' rows TD relates to, counted from the frame; of BEVFormer's queue.
         correlation: CD.
         temporal: TD.
@@ -164,7 +164,7 @@ class Stxd(Method):
         super().__init__(config, context)
         self.project: nn.Module = nn.Identity()
         if {"cd", "td"} & config.terms:
-            self.project = projector(
+            self.project = row_adapter(
                 config.projector,
                 context.student_channels[config.student_map],
                 context.teacher_channels[config.teacher_map],
@@ -221,8 +221,8 @@ class Stxd(Method):
     def _own(self, student: StudentMaps, targets: TeacherTargets) -> Float[Tensor, "b k d"]:
         assert targets.cells is not None, "the loader gives cells to a method that needs them"
         points = self.context.grid.to_unit(targets.cells)
-        projected: Tensor = self.project(read_at(student.features[self.config.student_map], points))
-        return projected
+        adapted: Tensor = self.project(read_at(student.features[self.config.student_map], points))
+        return adapted
 
     def _theirs(self, targets: TeacherTargets) -> Float[Tensor, "b k d"]:
         return targets.at_cells[self.config.teacher_map].detach().float()

@@ -25,6 +25,7 @@ from frames.boxes import BoxBatch
 from frames.heatmap import on_grid
 from nets.box_features import at_box_points
 from store.schema import Need, Places, Target
+from student_train.methods.adapters import row_adapter
 from student_train.methods.base import (
     Method,
     MethodConfig,
@@ -34,7 +35,6 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.projector import projector
 
 # Square of the length below which a row has no direction.
 LEAST_SQUARE = 1e-24
@@ -46,7 +46,7 @@ class TigBevConfig(MethodConfig):
     Attributes:
         keypoint: Strength of the inter-keypoint term.
         channel: Of the inter-channel term.
-        projector: Of the student's features, in the inter-channel term alone: always linear
+        projector: Adapter of the student's features, in the inter-channel term alone: always linear
             (code), only where there are other channels, or two layers.
     """
 
@@ -66,7 +66,7 @@ class TigBev(Method):
         channels = (
             c[Target.BEV_HIGH] for c in (context.student_channels, context.teacher_channels)
         )
-        self.project = projector(config.projector, *channels)
+        self.project = row_adapter(config.projector, *channels)
 
     @classmethod
     def needs(

@@ -30,13 +30,13 @@ from nets.box_features import PAIR_SHARE, at_box_points, relation
 from nets.read_at import read_at
 from runs.errors import ConfigError
 from store.schema import Need, Places, Target
+from student_train.methods.adapters import map_adapter
 from student_train.methods.base import (
     Method,
     MethodConfig,
     MethodContext,
     MethodResult,
     StudentMaps,
-    Tasks,
     TeacherTargets,
     TermConfig,
 )
@@ -129,7 +129,7 @@ class UniDistill(Method):
             high = context.student_channels[Target.BEV_HIGH]
             self.adapt_high = _adapter(config.adapters, high, high)
         if "response" in config.terms:
-            _require_same_heads(context)
+            context.require_same_heads("unidistill compares all regression channels")
 
     @classmethod
     def needs(
@@ -312,34 +312,6 @@ def _require_path(config: UniDistillConfig, context: MethodContext) -> None:
         )
 
 
-def _require_same_heads(context: MethodContext) -> None:
-    """Refuse heads that speak of other things.
-
-    Raises:
-        ConfigError: Says what to change.
-    """
-    own, other = (c[Target.BOX_CODE] for c in (context.student_channels, context.teacher_channels))
-    tasks = (context.student_tasks, context.teacher_tasks)
-    if own != other or (None not in tasks and tasks[0] != tasks[1]):
-        raise ConfigError(
-            f"unidistill compares all regression channels; the student's head has {own}, "
-            f"{_listed(tasks[0])}, the cached teacher's {other}, {_listed(tasks[1])}: give both "
-            "heads the same tasks in the same order, and both or neither an IoU branch"
-        )
-
-
-def _listed(tasks: Tasks | None) -> str:
-    """Tasks for a message, the classes of each joined."""
-    names = [" and ".join(sorted(task)) for task in tasks or ()]
-    return f"of the tasks {'; '.join(names)}" if names else "of unknown tasks"
-
-
 def _adapter(kind: str, channels: int, out_channels: int) -> nn.Module:
-    if kind == "none":
-        return nn.Identity()
-    if kind == "conv1x1":
-        return nn.Conv2d(channels, out_channels, 1)
-    # With a bias: 590,592 parameters at 256 channels, as the release's commented lines have it.
-    return nn.Sequential(
-        nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()
-    )
+    """With a bias: 590,592 parameters at 256 channels, as the release's commented lines have it."""
+    return map_adapter(kind, channels, out_channels, bias=True, norm=nn.BatchNorm2d)

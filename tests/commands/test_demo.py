@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from commands.demo import run_demo
+from tests.command import command, succeed
 from tests.tiny import write_student_toml, write_teacher_toml
 from tests.tiny_kitti_runs import write_liga_toml, write_second_toml
 
@@ -70,3 +71,16 @@ def test_the_demo_on_kitti(
     assert "Car/3d/moderate/strict/r40" in record["scores"]["student xgd+liga"]
     assert "size" in record["kept"]["student xgd+liga"]
     assert "AP_3D, moderate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "folder"), [("nuscenes", "demo_out"), ("kitti", "demo_kitti_out")]
+)
+def test_each_data_set_has_its_own_folder(data: str, folder: str, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr("commands.demo.run_demo", lambda *given: asked.append(given))
+    succeed("demo", "--data", data, "--methods", "none, xgd")
+    assert asked == [(Path("configs"), Path(folder), data, ["none", "xgd"])]
+    code, text = command("demo", "--out", "s3://bucket/demo")
+    assert code == 2
+    assert "expected a folder" in text

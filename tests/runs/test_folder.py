@@ -63,3 +63,30 @@ def test_a_field_that_came_later_has_its_default(tmp_path: Path):
     (tmp_path / RECORD).write_text(json.dumps({"name": 1, "data": {}}))
     with pytest.raises(ConfigError, match="begun with another config"):
         claim_folder(tmp_path, RUN, resume=True)
+
+
+def test_a_kill_while_the_record_is_written_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    claim_folder(tmp_path, RUN, resume=False)
+    whole = (tmp_path / RECORD).read_text()
+
+    def killed(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[:10])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            claim_folder(tmp_path, RUN, resume=True)
+    assert (tmp_path / RECORD).read_text() == whole
+    claim_folder(tmp_path, RUN, resume=True)
+
+
+def test_a_damaged_record_says_what_to_do(tmp_path: Path):
+    claim_folder(tmp_path, RUN, resume=False)
+    (tmp_path / RECORD).write_text((tmp_path / RECORD).read_text()[:20])
+    with pytest.raises(ConfigError, match=r"config.json is damaged \(.*remove that file and go on"):
+        claim_folder(tmp_path, RUN, resume=True)
+    (tmp_path / RECORD).unlink()
+    claim_folder(tmp_path, RUN, resume=True)

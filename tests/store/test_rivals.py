@@ -1,5 +1,6 @@
 """Several writers of one store: each part is one writer's alone, and the first one's."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -126,6 +127,21 @@ def test_a_part_of_another_plan_is_not_committed_and_not_sealed(tmp_path: Path):
     (tmp_path / "other/plan.json").replace(tmp_path / "ours/plan.json")
     with pytest.raises(FingerprintError, match="Another dump has begun there"):
         ours.finalise()
+
+
+def test_another_dumps_sealed_store_is_not_taken_for_ones_own(tmp_path: Path):
+    rows = identities(3)
+    made_for = fingerprint(rows)
+    writer = StoreWriter.open(tmp_path / "store", made_for, rows)
+    write_pending(writer, made_for)
+    shutil.rmtree(tmp_path / "store")
+    other = of_teacher(made_for, 1)
+    theirs = StoreWriter.open(tmp_path / "store", other, rows)
+    write_pending(theirs, other)
+    sealed = theirs.finalise()
+    with pytest.raises(FingerprintError, match=r"teacher.checkpoint_sha256: found.*\n  Another"):
+        writer.finalise()
+    assert theirs.finalise() == sealed
 
 
 def test_another_dumps_plan_is_not_joined(tmp_path: Path):

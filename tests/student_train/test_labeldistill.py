@@ -17,7 +17,7 @@ from student_train.methods.labeldistill import (
     LabelDistill,
     LabelDistillConfig,
     Response,
-    adaptor,
+    adapter,
     channel_third,
     feature_loss,
     response_at_cells,
@@ -45,9 +45,9 @@ def parameters(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("low", "count"), [(450, 1_880_448), (750, 1_995_648)])
-def test_an_adaptor_has_the_released_codes_parameters(low: int, count: int):
+def test_an_adapter_has_the_released_codes_parameters(low: int, count: int):
     """As released: two and four past frames, 300 channels at half resolution."""
-    assert parameters(adaptor(low // 3, 128)) + parameters(adaptor(300 // 3, 256)) == count
+    assert parameters(adapter(low // 3, 128)) + parameters(adapter(300 // 3, 256)) == count
 
 
 def test_thirds_of_everything_and_of_each_time_step():
@@ -98,7 +98,7 @@ def test_away_from_objects_it_is_the_ordinary_negative_loss(form: Response):
 
 
 def perfect_method() -> tuple[LabelDistill, StudentMaps]:
-    """A student whose thirds are the teacher's maps as a store rounds them; adaptors do nothing."""
+    """A student whose thirds are the teacher's maps as a store rounds them; adapters do nothing."""
     maps = [TEACHER.maps(token) for token in TOKENS]
     said = {t: torch.cat([one[t] for one in maps]).half().float() for t in maps[0]}
     context = replace(

@@ -58,16 +58,16 @@ def online(method: LabelDistill, student: StudentMaps, boxes: BoxBatch) -> dict[
     mask = literal.class_heatmaps(boxes, GRID).sum(1)
     low, half = student.features[Target.BEV_LOW], student.features[Target.STAGE_1]
     terms = {}
-    for name, adaptors, third, form in (
+    for name, adapters, third, form in (
         ("lidar", method.lidar_adaptors, 1, config.lidar_mask),
         ("label", method.label_adaptors, 0, config.label_mask),
     ):
-        if adaptors is None:
+        if adapters is None:
             continue
         kind = "stage" if name == "lidar" else "label"
         own = [
-            adaptors[0](channel_third(low, third, frames)),
-            adaptors[1](channel_third(half, third)),
+            adapters[0](channel_third(low, third, frames)),
+            adapters[1](channel_third(half, third)),
         ]
         said = [maps[Target(f"{kind}_{level}")] for level in (0, 1)]
         terms[name] = literal.feature_term(said, own, mask, binary=form == "binary")
@@ -208,11 +208,11 @@ def test_embedded_ground_truth_is_the_online_label_term(tmp_path: Path, mask: st
     term = method(student, TeacherTargets(), boxes).terms["label"]
     checkpoint = load_checkpoint(path, "label_encoder")
     encoder = frozen_label_encoder(checkpoint.config, checkpoint.load_into, torch.device("cpu"))
-    adaptors = method.label_adaptors
-    assert adaptors is not None
+    adapters = method.label_adaptors
+    assert adapters is not None
     own = [
-        adaptors[0](channel_third(student.features[Target.BEV_LOW], 0, FRAMES)),
-        adaptors[1](channel_third(student.features[Target.STAGE_1], 0)),
+        adapters[0](channel_third(student.features[Target.BEV_LOW], 0, FRAMES)),
+        adapters[1](channel_third(student.features[Target.STAGE_1], 0)),
     ]
     weight = literal.class_heatmaps(boxes, GRID).sum(1)
     live = literal.feature_term(encoder(boxes)[:2], own, weight, binary=mask == "binary")
@@ -220,7 +220,7 @@ def test_embedded_ground_truth_is_the_online_label_term(tmp_path: Path, mask: st
     ours, theirs = (gradients({"label": value}, student) for value in (term, live))
     for name in (str(Target.BEV_LOW), str(Target.STAGE_1)):
         assert torch.allclose(ours[name], theirs[name], atol=1e-5)
-    # What is trained is the adaptors alone; the encoder stays as it is.
+    # What is trained is the adapters alone; the encoder stays as it is.
     trained = {name for name, weight in method.named_parameters() if weight.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"label_adaptors"}
     assert method.train()(student, TeacherTargets(), boxes).terms["label"].equal(term)

@@ -100,14 +100,14 @@ def test_the_whole_job_with_cached_and_with_embedded_labels(world: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "adaptor"),
+    ("name", "adapter"),
     [
         ("gain_history_student", None),
         ("gain_student", None),
         ("labeldistill_student", 1_880_448),
     ],
 )
-def test_the_configs_students_take_the_method(name: str, adaptor: int | None):
+def test_the_configs_students_take_the_method(name: str, adapter: int | None):
     """Also the single-frame student of the gains, so that methods compare on one student."""
     run = load_config(CONFIGS / f"{name}.toml", StudentRun)
     assert isinstance(run.student, CameraStudentConfig)
@@ -121,8 +121,8 @@ def test_the_configs_students_take_the_method(name: str, adaptor: int | None):
     )
     with torch.device("meta"):
         method = LabelDistill(run.methods.labeldistill, context)  # type: ignore[attr-defined]
-    for adaptors in (method.lidar_adaptors, method.label_adaptors):
-        assert adaptors is not None
-        count = sum(p.numel() for p in adaptors.parameters())
-        assert count == adaptor or adaptor is None
+    for adapters in (method.lidar_adaptors, method.label_adaptors):
+        assert adapters is not None
+        count = sum(p.numel() for p in adapters.parameters())
+        assert count == adapter or adapter is None
     assert run.student.channels[Target.BEV_LOW] % run.student.frames == 0

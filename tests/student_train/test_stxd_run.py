@@ -19,7 +19,7 @@ from student_train.config import StudentRun
 from student_train.methods.base import MethodContext
 from student_train.methods.stxd import Stxd, StxdConfig
 from student_train.students.camera import CameraStudentConfig
-from teacher_dump.teachers import CenterPointTeacher
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import write_past_student_toml

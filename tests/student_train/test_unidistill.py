@@ -379,7 +379,9 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ConfigError, match=r"the student's has 3, .* set adapters = \"conv3x3\""):
         UniDistill(UniDistillConfig(), replace(CONTEXT, student_channels=narrow))
     with_iou = {**CONTEXT.teacher_channels, Target.BOX_CODE: 22}
-    with pytest.raises(ConfigError, match=r"head has 20, .*, the cached teacher's 22, .* an IoU"):
+    with pytest.raises(
+        ConfigError, match=r"head has 20 channels, .*, the cached teacher's 22, .* an IoU"
+    ):
         UniDistill(UniDistillConfig(), replace(CONTEXT, teacher_channels=with_iou))
 
 

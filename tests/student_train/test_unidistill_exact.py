@@ -23,7 +23,8 @@ from student_train.config import StudentRun
 from student_train.data import StudentDataset
 from student_train.methods.base import Method, MethodResult, StudentMaps, TeacherTargets
 from student_train.train import StudentTraining, needs_of
-from teacher_dump.teachers import CenterPointTeacher, own_teacher
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from tests.command import command, succeed
 from tests.literal_unidistill import Form, literal
 from tests.student_train.seen import seen

@@ -21,7 +21,8 @@ from store.reader import Cache, open_cache
 from store.schema import Need, Places, Target
 from student_train.config import StudentRun
 from student_train.data import StudentDataset, StudentExample
-from teacher_dump.teachers import CenterPointTeacher, own_teacher
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from tests.command import command, succeed
 from tests.student_train.seen import seen
 from tests.teacher_dump.untrained import write_untrained_teacher

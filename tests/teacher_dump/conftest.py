@@ -8,7 +8,8 @@ import torch
 from frames.dataset import read_frames
 from frames.frame import Frame
 from runs.checkpoint import load_checkpoint
-from teacher_dump.teachers import CenterPointTeacher, own_teacher
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
+from teacher_dump.teachers import own_teacher
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run
 

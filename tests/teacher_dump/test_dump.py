@@ -25,11 +25,12 @@ from store.reader import open_cache
 from store.rows import rows_of_frames
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.dump import DumpOptions, dump, plan_dump
 from teacher_dump.errors import TeacherError
 from teacher_dump.protocol import TeacherOutput
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import CenterPointTeacher, own_teacher
+from teacher_dump.teachers import own_teacher
 from tests.command import command, succeed
 from tests.store.building import tree
 from tests.tiny import teacher_run, write_student_toml

@@ -17,6 +17,7 @@ from store.choices import Coverage
 from store.errors import PlanError
 from store.plan import masks_of, plan_arrays
 from store.schema import Need, Places, Target
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.errors import TeacherError
 from teacher_dump.found_boxes import (
     LEAST_IOU,
@@ -27,7 +28,6 @@ from teacher_dump.found_boxes import (
 )
 from teacher_dump.protocol import FoundBoxes
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import CenterPointTeacher
 
 NEED = Need(Target.DETECTIONS, Places.DETECTIONS)
 BOX = torch.tensor([3.0, -2.0, 1.0, 4.0, 2.0, 1.5, 0.4, 1.0, 0.0])

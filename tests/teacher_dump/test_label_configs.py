@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from nets.centerpoint import CenterPointConfig
 from nets.label_encoder import LabelEncoder
 from runs.config import load_config
 from student_train.config import StudentRun
-from teacher_dump.centerpoint import CenterPointConfig
 from teacher_dump.config import TeacherRun
 from teacher_dump.label_config import LabelEncoderRun, require_fit
 

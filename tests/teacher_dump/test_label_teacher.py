@@ -24,16 +24,17 @@ from store.reader import open_cache
 from store.rows import CachedRow, rows_of_frames
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, plan_dump
 from teacher_dump.dump import dump as write_dump
-from teacher_dump.label_teacher import LabelledTeacher, label_needs
+from teacher_dump.label_teacher import LabelTeacher, label_needs
 from teacher_dump.part_task import DumpJob, write_part
 from teacher_dump.protocol import Teacher
 from teacher_dump.recheck import draw_rows, recheck
 from teacher_dump.stages import LABELS, STAGES, of_stages
 from teacher_dump.teacher_rows import teacher_rows
-from teacher_dump.teachers import CenterPointTeacher, own_teacher
+from teacher_dump.teachers import own_teacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run, write_student_toml
@@ -74,8 +75,8 @@ def plain(made: Path) -> CenterPointTeacher:
 
 
 @pytest.fixture
-def teacher(made: Path, plain: CenterPointTeacher) -> LabelledTeacher:
-    return LabelledTeacher(plain, made / "label_encoder.pt", CPU)
+def teacher(made: Path, plain: CenterPointTeacher) -> LabelTeacher:
+    return LabelTeacher(plain, made / "label_encoder.pt", CPU)
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_an_encoder_of_another_teacher_is_refused(
         tmp_path / "stranger.pt", world, write_untrained_teacher(tmp_path, world)
     )
     with pytest.raises(CheckpointError, match="was trained for the teacher of checkpoint"):
-        LabelledTeacher(plain, stranger, CPU)
+        LabelTeacher(plain, stranger, CPU)
     code, text = command(
         *("dump-teacher", write_student_toml(tmp_path, world), "--out", tmp_path / "store"),
         *("--checkpoint", made / "teacher.pt", "--label-encoder", made / "teacher.pt"),
@@ -179,9 +180,7 @@ def test_an_encoder_of_another_teacher_is_refused(
     assert (code, "holds a teacher, expected a label_encoder" in text) == (1, True)
 
 
-def test_a_worker_writes_them_too(
-    made: Path, world: Path, tmp_path: Path, teacher: LabelledTeacher
-):
+def test_a_worker_writes_them_too(made: Path, world: Path, tmp_path: Path, teacher: LabelTeacher):
     data = teacher_run(tmp_path, world).data
     frames = read_frames(data)
     assert isinstance(teacher, Teacher)

@@ -12,11 +12,11 @@ from store.errors import FingerprintError, RowValueError
 from store.rows import rows_of_frames
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, plan_dump
 from teacher_dump.errors import ScaleOutError
 from teacher_dump.part_task import DumpJob, forget_teacher, write_part
-from teacher_dump.teachers import CenterPointTeacher
 from tests.store.building import tree
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run
@@ -82,7 +82,7 @@ def test_a_gpu_that_is_not_there_is_told(
     job: DumpJob, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ScaleOutError, match="no CUDA device on a worker"):
+    with pytest.raises(ScaleOutError, match="on a worker: --device cuda: torch finds no"):
         write_part(replace(job, device="cuda"), WHOLE, frames)
 
 

@@ -17,9 +17,9 @@ from store.choices import Encoding
 from store.errors import FingerprintError
 from store.reader import Cache, open_cache
 from store.schema import Target
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.protocol import TeacherOutput
 from teacher_dump.recheck import draw_rows, recheck, require_teacher
-from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
 from tests.tiny import teacher_run, write_student_toml

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from frames.boxes import BoxBatch
 from frames.dataset import read_frames
 from nets.center_loss import CenterLossConfig
+from nets.centerpoint import CenterPoint, CenterPointConfig
 from runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from runs.config import parse_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
-from teacher_dump.centerpoint import CenterPoint, CenterPointConfig
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
 from teacher_dump.label_config import require_fit

@@ -17,10 +17,10 @@ from store.fingerprint import DrawnViews
 from store.reader import Cache, open_cache
 from store.schema import Need, Places, Target
 from store.writer import StoreWriter
+from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.defaults import OWN_TEACHER
 from teacher_dump.dump import DumpOptions, dump, frames_of_rows, plan_dump
 from teacher_dump.part_task import DumpJob, forget_teacher, write_part
-from teacher_dump.teachers import CenterPointTeacher
 from tests.command import command, succeed
 from tests.store.building import tree
 from tests.tiny import student_run, teacher_run, write_student_toml

@@ -13,7 +13,7 @@ from frames.box_code import encode_boxes_at
 from frames.boxes import BoxBatch, Boxes3D
 from nets.center_head import CenterMaps
 from student_train.methods.base import DetectionTargets
-from student_train.methods.detection_response import (
+from student_train.methods.stxd_response import (
     Pairs,
     ResponseForm,
     box_distance,

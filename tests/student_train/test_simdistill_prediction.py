@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from frames.box_code import CODE_SIZE
-from student_train.methods.prediction import (
+from student_train.methods.simdistill_prediction import (
     box_loss,
     class_loss,
     released_box_loss,
