@@ -96,11 +96,14 @@ def test_the_main_job_on_a_real_frame(tmp_path: Path):
 
 def check_teacher_looks_where_points_are(checkpoint: Path, frame: Frame) -> None:
     """The sparse encoder's map is zero but near points: a turned or mirrored grid would not be."""
-    detector = own_teacher(load_checkpoint(checkpoint), torch.device("cpu"))
+    loaded = load_checkpoint(checkpoint)
+    detector = own_teacher(loaded, torch.device("cpu"))
     output = detector([frame], BoxBatch.pad([frame.boxes]), [BevAugment.identity()])
     reached = output.maps[Target.BEV_LOW][0].amax(0) > 0
     points = load_points(frame)
-    points = points[GRID.contains(points[:, :2]) & (points[:, 2] > -5) & (points[:, 2] < 3)]
+    voxels = loaded.config["teacher"]["encoder"]["voxels"]
+    low, high = voxels["range_min"][2], voxels["range_max"][2]
+    points = points[GRID.contains(points[:, :2]) & (points[:, 2] > low) & (points[:, 2] < high)]
     count = torch.bincount(GRID.cell_index(points[:, :2]), minlength=GRID.num_cells).view(128, 128)
     occupied = (count > 0).float()[None]
     near = torch.nn.functional.max_pool2d(occupied, 3, stride=1, padding=1)[0] > 0
