@@ -42,7 +42,9 @@ class DepthVolumeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _halves_twice(self) -> "DepthVolumeConfig":
-        require_multiple("number of planes", [self.planes.count], STRIDE, "the hourglass's")
+        require_multiple(
+            "planes.count (of start, stop, step)", [self.planes.count], STRIDE, "the hourglass's"
+        )
         return self
 
     @property

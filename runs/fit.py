@@ -118,11 +118,7 @@ class Training(pl.LightningModule, ABC):
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW; norms and biases are not decayed.
-
-        Raises:
-            ConfigError: No parameter's name holds a key of ``rates``.
-        """
+        """AdamW; norms and biases are not decayed."""
         config = self.fit_config
         groups = []
         for key, trained in self._by_rate().items():
@@ -140,6 +136,20 @@ class Training(pl.LightningModule, ABC):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def require_rates(self) -> None:
+        """Refuse a rate that is no parameter's.
+
+        Raises:
+            ConfigError: No trained parameter's name holds its key.
+        """
+        names = [name for name, p in self.named_parameters() if p.requires_grad]
+        if unused := [key for key in self.fit_config.rates if not any(key in n for n in names)]:
+            parts = sorted({".".join(name.split(".")[1:3]) for name in names})
+            raise ConfigError(
+                f"fit.rates: no trained parameter's name holds {', '.join(unused)}; "
+                f"names begin with {', '.join(parts)}"
+            )
+
     def _by_rate(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by the key of ``rates`` that they fall under; "" under none."""
         keys = sorted(self.fit_config.rates, key=len, reverse=True)
@@ -147,13 +157,6 @@ class Training(pl.LightningModule, ABC):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 found[next((key for key in keys if key in name), "")].append(parameter)
-        unused = [key for key in keys if not found[key]]
-        if unused:
-            parts = sorted({".".join(name.split(".")[1:3]) for name, _ in self.named_parameters()})
-            raise ConfigError(
-                f"fit.rates: no trained parameter's name holds {', '.join(unused)}; "
-                f"names begin with {', '.join(parts)}"
-            )
         return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from runs.config import renewed
 from runs.errors import ConfigError
@@ -57,16 +57,15 @@ def claim_folder(
 def _begun(record: Path) -> dict[str, Any]:
     """The config that a folder was begun with."""
     try:
-        begun: dict[str, Any] = json.loads(record.read_text())
-    except ValueError as error:
+        return TypeAdapter(dict[str, Any]).validate_json(record.read_bytes())
+    except ValidationError as error:
         raise ConfigError(
-            f"{record} is damaged ({error}): if this config is the one its run was begun with, "
-            "remove that file and go on with --resume; else name another folder"
-        ) from None
-    return begun
+            f"{record} is damaged ({error.errors()[0]['msg']}): if this config is the one its run "
+            "was begun with, remove that file and go on with --resume; else name another folder"
+        ) from error
 
 
 def _without_place(config: dict[str, Any]) -> dict[str, Any]:
     """The config but for where the data lie, which may move."""
-    data = {key: value for key, value in config.get("data", {}).items() if key != "root"}
+    data = {key: value for key, value in (config.get("data") or {}).items() if key != "root"}
     return config | {"data": data}

@@ -225,7 +225,7 @@ def _require_pull(name: str, config: MethodConfig) -> None:
         ConfigError: No term counts, or one would be held at a share of nothing.
     """
     for term, strength in config.strengths.items():
-        if strength.share and not strength.weight:
+        if term in config.terms and strength.share and not strength.weight:
             raise ConfigError(
                 f"{term} of method {name} has share = {strength.share} and weight = 0, and what is "
                 f"multiplied by 0 can be held at no share: leave its weight out in [methods.{name}]"
@@ -233,7 +233,8 @@ def _require_pull(name: str, config: MethodConfig) -> None:
     if not config.terms:
         weights = ", ".join(f"{term} {value.weight:g}" for term, value in config.strengths.items())
         raise ConfigError(
-            f"no term of method {name} counts, so it would train as none (weights: {weights}): "
+            f"no term of method {name} counts, so it would train as none (weights: {weights}; "
+            "those that another switch leaves out do not count): "
             f"give one a weight or a share in [methods.{name}], or leave it out (--method none)"
         )
 

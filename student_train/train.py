@@ -224,6 +224,7 @@ def train_student(
     training = StudentTraining(run if start is None else without_pretraining(run), cache)
     if start is not None:
         start_from(training.network, run, start)
+    training.require_rates()
     data = StudentDataset(frames, run, cache, needs)
     claim_folder(out_dir, run, resume=resume, notes=read)
     name = f"{run.name} · {run.method}"

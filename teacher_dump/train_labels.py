@@ -89,9 +89,10 @@ def train_label_encoder(
     require_fit(run.encoder, decoder.config)
     frames = labelled_frames(read_frames(run.data))
     data = LabelDataset(frames, run)
-    claim_folder(out_dir, run, resume=resume, notes=made_for)
     seed_run(run.fit.seed, run.fit.threads)
     training = LabelTraining(run, decoder)
+    training.require_rates()
+    claim_folder(out_dir, run, resume=resume, notes=made_for)
     fit(training, data, out_dir, resume=resume, device=device, name=run.name)
     notes = {"frames": len(frames), "split": run.data.split, **made_for}
     save_checkpoint(path, "label_encoder", config, training.network, notes)

@@ -116,7 +116,7 @@ def listed_tokens(path: Path) -> list[str]:
         ) from error
     if again := [token for token, count in Counter(tokens).items() if count > 1]:
         raise DataError(
-            f"{path} names {len(again)} frames more than once ({', '.join(again[:3])}); "
+            f"{path} names frames more than once ({len(again)}: {', '.join(again[:3])}); "
             "name each frame once"
         )
     return tokens

@@ -234,7 +234,8 @@ def test_a_part_has_a_rate_of_its_own_by_hand():
     assert moved["line.bias"] == pytest.approx(0.1 * 0.1, rel=1e-4)
     assert moved["line.weight"] == pytest.approx(0.1 * 0.5, abs=1.01 * decay)
     with pytest.raises(ConfigError, match=r"holds image\.body; names begin with bias, weight"):
-        Line(config(rates={"image.body": 0.1})).configure_optimizers()
+        Line(config(rates={"image.body": 0.1})).require_rates()
+    Line(config(rates={"line.": 0.1, "line.w": 0.2, "line.b": 0.3})).require_rates()
 
 
 class Kernels(Line):

@@ -83,6 +83,13 @@ def test_a_kill_while_the_record_is_written_leaves_the_older_one(
     claim_folder(tmp_path, RUN, resume=True)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3"])
+def test_a_record_of_something_else_is_damaged(text: str, tmp_path: Path):
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ConfigError, match=r"is damaged \(Input should be an object\)"):
+        claim_folder(tmp_path, RUN, resume=True)
+
+
 def test_a_damaged_record_says_what_to_do(tmp_path: Path):
     claim_folder(tmp_path, RUN, resume=False)
     (tmp_path / RECORD).write_text((tmp_path / RECORD).read_text()[:20])

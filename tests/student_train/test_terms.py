@@ -36,7 +36,7 @@ def test_a_method_without_a_term_is_refused(tmp_path: Path, head: Head, method: 
     run = run_with(tmp_path, head, method, **dict.fromkeys(terms, OFF))
     weights = ", ".join(f"{term} 0" for term in terms)
     with pytest.raises(
-        ConfigError, match=rf"no term of method {method} counts, .* \(weights: {weights}\): .* none"
+        ConfigError, match=rf"no term of method {method} counts, .* \(weights: {weights}; .* none"
     ):
         needs_of(run)
 

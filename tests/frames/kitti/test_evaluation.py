@@ -144,7 +144,7 @@ def test_a_list_says_which_frames_are_scored(root: Path, tmp_path: Path):
         ("000001\n000012\n", r"have no label file in .*label_2 \(000012\); give KITTI's label_2"),
         (
             "000004\n000001\n000004\n",
-            r"list.txt names 1 frames more than once \(000004\); name each frame once",
+            r"list.txt names frames more than once \(1: 000004\); name each frame once",
         ),
         ("\n", r"list.txt has no frames to score: expected"),
         (None, r"cannot read .*list.txt \(.*; give a list of frames, a token a line"),

@@ -93,7 +93,7 @@ def test_the_splits_of_a_tree(tiny: Path, split: str, tokens: list[str]):
 
 def test_a_frame_that_is_listed_twice_is_named(tiny: Path):
     (tiny / "ImageSets/train.txt").write_text("000003\n000000\n000003\n")
-    with pytest.raises(DataError, match=r"train.txt names 1 frames more than once \(000003\)"):
+    with pytest.raises(DataError, match=r"train.txt names frames more than once \(1: 000003\)"):
         tokens_of_split(config(tiny))
 
 
