@@ -4,7 +4,7 @@ import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -14,6 +14,7 @@ from runs.config import renewed
 from runs.errors import CheckpointError
 from runs.files import replacing
 
+Network = TypeVar("Network", bound=nn.Module)
 Kind = Literal["teacher", "student", "label_encoder"]
 FORMAT = 1
 # In the notes of what was trained for one teacher.
@@ -48,6 +49,15 @@ class Checkpoint:
             network.load_state_dict(self.weights)
         except RuntimeError as error:
             raise CheckpointError(f"checkpoint {self.sha256[:12]} does not fit: {error}") from None
+
+    def load_frozen(self, network: Network, device: torch.device) -> Network:
+        """The network with these weights, on the device, in eval mode, without gradient.
+
+        Raises:
+            CheckpointError: As in ``load_into``.
+        """
+        self.load_into(network)
+        return network.to(device).eval().requires_grad_(requires_grad=False)
 
     def require_teacher(self, sha256: str) -> None:
         """Refuse what was trained for another teacher than the one with this digest.

@@ -28,9 +28,8 @@ class StudentDetector:
         self.device = device
         self.reader, self._known = self.run.reader, tuple[Frame, ...]()
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.
-        self.network = build_student(self.run.student.without_pretraining()).to(device)
-        checkpoint.load_into(self.network)
-        self.network.eval().requires_grad_(requires_grad=False)
+        network = build_student(self.run.student.without_pretraining())
+        self.network = checkpoint.load_frozen(network, device)
 
     def check(self, frames: Sequence[Frame]) -> None:
         """Refuse frames that lack what is read; from now on pasts are looked up among them, too.

@@ -39,9 +39,8 @@ class BEVTeacher:
         self.device = device
         self.reader = run.reader
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.
-        self.network = bev_network(config.without_pretraining()).to(device)
-        checkpoint.load_into(self.network)
-        self.network.eval().requires_grad_(requires_grad=False)
+        network = bev_network(config.without_pretraining())
+        self.network = checkpoint.load_frozen(network, device)
         self.info = TeacherInfo(
             identity=run.identity(checkpoint.sha256),
             shapes=TeacherShapes(

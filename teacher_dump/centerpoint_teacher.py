@@ -36,9 +36,7 @@ class CenterPointTeacher:
         assert isinstance(run.teacher, CenterPointConfig)
         self.device = device
         self.config = run.teacher
-        self.network = CenterPoint(run.teacher).to(device)
-        checkpoint.load_into(self.network)
-        self.network.eval().requires_grad_(requires_grad=False)
+        self.network = checkpoint.load_frozen(CenterPoint(run.teacher), device)
         self.stages = of_stages(STAGES, run.teacher.backbone.total_strides)
         self.info = TeacherInfo(
             identity=run.identity(checkpoint.sha256),

@@ -38,9 +38,7 @@ class SecondTeacher:
         assert isinstance(run.teacher, SecondTeacherConfig)
         self.device = device
         self.config = run.teacher
-        self.network = Second(run.teacher).to(device)
-        checkpoint.load_into(self.network)
-        self.network.eval().requires_grad_(requires_grad=False)
+        self.network = checkpoint.load_frozen(Second(run.teacher), device)
         anchors = run.teacher.bev.anchors
         self.info = TeacherInfo(
             identity=run.identity(checkpoint.sha256),
