@@ -158,11 +158,16 @@ _SHARES = {
 _ADAPTED = {**_SHARES, "adapters": "conv1x1"}
 
 
+def _but(term: str, terms: tuple[str, ...]) -> dict[str, Any]:
+    """A method's other terms left out."""
+    return dict.fromkeys(set(terms) - {term}, _NOTHING)
+
+
 def _unidistill(
     teacher: str, student: str, weights: Mapping[str, Any] = _SHARES, only: str | None = None
 ) -> Arm:
     """A path, perhaps with one of its terms alone."""
-    off = dict.fromkeys((set(_SHARES) - {only}) if only else (), _NOTHING)
+    off = _but(only, tuple(_SHARES)) if only else {}
     settings = {"path": f"{teacher}_to_{student}", **weights, **off}
     return Arm(
         method="unidistill",
@@ -207,9 +212,12 @@ def _simdistill(method: str, **settings: Any) -> Arm:
     return Arm(method, own, "sim_student", "sim_teacher", "sim_none", started=True)
 
 
-def _but(term: str) -> dict[str, Any]:
-    """SimDistill's other terms left out."""
-    return dict.fromkeys({"imd", "cmd", "mmd_f", "mmd_p"} - {term}, _NOTHING)
+def _unidistill_term(term: str) -> Arm:
+    return _history("unidistill", unidistill={**_ADAPTED, **_but(term, tuple(_SHARES))})
+
+
+def _simdistill_term(term: str) -> Arm:
+    return _simdistill("simdistill", **_but(term, ("imd", "cmd", "mmd_f", "mmd_p")))
 
 
 # At twice as many rows as the teacher's map has channels.
@@ -226,16 +234,19 @@ _METHODS = {
     "sim_none": _simdistill("none"),
     "simdistill": _simdistill("simdistill"),
     "sim_foreground": _simdistill("simdistill", at="foreground"),
-    "sim_imd": _simdistill("simdistill", **_but("imd")),
-    "sim_cmd": _simdistill("simdistill", **_but("cmd")),
-    "sim_mmd_f": _simdistill("simdistill", **_but("mmd_f")),
-    "sim_mmd_p": _simdistill("simdistill", **_but("mmd_p")),
+    "sim_imd": _simdistill_term("imd"),
+    "sim_cmd": _simdistill_term("cmd"),
+    "sim_mmd_f": _simdistill_term("mmd_f"),
+    "sim_mmd_p": _simdistill_term("mmd_p"),
     "xgd+imitation": _history("xgd+imitation"),
     "xgd+unidistill": _history("xgd+unidistill", unidistill=_ADAPTED),
     "labeldistill+stxd": _history("labeldistill+stxd", stxd=_STXD_HERE),
     "lidar_features": _labeldistill("label", "heatmap", "box"),
     "label_features": _labeldistill("lidar", "heatmap", "box"),
     "label_response": _labeldistill("lidar", "label"),
+    "uni_feature": _unidistill_term("feature"),
+    "uni_relation": _unidistill_term("relation"),
+    "uni_response": _unidistill_term("response"),
 }
 
 
