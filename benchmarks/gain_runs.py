@@ -240,7 +240,9 @@ def scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Resu
         scores = steps.evaluate(detector, data, folder / "eval", pictures=0).scores
         assert scores is not None, "a world has labels"
         # One measurement of a share says little: it moves by a third from one to the next.
-        figures = last_values(folder, "loss") | mean_values(folder, ("share/", "xgd/kept/", "stxd/"))
+        figures = last_values(folder, "loss") | mean_values(
+            folder, ("share/", "xgd/kept/", "stxd/")
+        )
         with replacing(record) as partial:
             partial.write_text(
                 json.dumps({"scores": plain_scores(scores), "figures": figures}, indent=1)

@@ -10,6 +10,7 @@ Axes: N positive anchors. Codes: ``frames/anchor_code.py``.
 """
 
 import math
+from collections.abc import Set as AbstractSet
 from typing import ClassVar, Literal
 
 import torch
@@ -105,6 +106,11 @@ class AnchorXgdConfig(GateConfig):
     component_weight: BoxWeights = BoxWeights()
     iou: float = Field(0.0, ge=0)
     box: TermConfig = TermConfig(weight=0.5)
+
+    @property
+    def terms(self) -> AbstractSet[str]:
+        """The box, where a component or the overlap counts."""
+        return super().terms if self.iou or any(dict(self.component_weight).values()) else set()
 
 
 class AnchorXgd(Method):

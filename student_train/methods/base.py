@@ -51,7 +51,7 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: float = Field(0.0, ge=0, le=1)
+    start: float = Field(0.0, ge=0, lt=1)
 
     @property
     def strengths(self) -> dict[str, TermConfig]:

@@ -53,6 +53,8 @@ class Imitation(Method):
 
     def __init__(self, config: ImitationConfig, context: MethodContext) -> None:
         super().__init__(config, context)
+        if "feature" not in config.terms:
+            return
         level = config.level
         # On sampled vectors a linear layer is the 1x1 convolution, at a fraction of the cells.
         self.adapter = nn.Linear(context.student_channels[level], context.teacher_channels[level])
@@ -65,8 +67,8 @@ class Imitation(Method):
     ) -> frozenset[Need]:
         """The chosen BEV map and the heatmap logits, at the foreground cells."""
         assert isinstance(config, ImitationConfig), f"got {type(config).__name__}"
-        targets = (config.level, Target.HEATMAP_LOGIT)
-        return frozenset(Need(target, Places.CELLS) for target in targets)
+        reads = {"feature": config.level, "heatmap": Target.HEATMAP_LOGIT}
+        return frozenset(Need(reads[term], Places.CELLS) for term in config.terms)
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -75,20 +77,18 @@ class Imitation(Method):
         cells, weight = targets.cells, targets.cell_weight[CENTER_HEAD]
         assert cells is not None, "the loader gives cells to a method that needs them"
         points = self.context.grid.to_unit(cells)
-        level = self.config.level
-        student_feature = self.adapter(read_at(student.features[level], points))
-        if self.config.mask == "binary":
-            weight = (weight > 0).to(weight)
-        feature = feature_loss(student_feature, targets.at_cells[level], weight)
-        logit = read_at(student.center.heatmap_logit, points)
-        count = on_grid(boxes, self.context.grid).sum()
-        heatmap = heatmap_loss(logit, targets.at_cells[Target.HEATMAP_LOGIT], weight > 0, count)
-        return MethodResult(
-            {
-                "feature": self.config.feature.weight * feature,
-                "heatmap": self.config.heatmap.weight * heatmap,
-            }
-        )
+        terms: dict[str, Tensor] = {}
+        if "feature" in self.config.terms:
+            level, used = self.config.level, weight if self.config.mask == "soft" else weight > 0
+            adapted = self.adapter(read_at(student.features[level], points))
+            feature = feature_loss(adapted, targets.at_cells[level], used.to(weight))
+            terms["feature"] = self.config.feature.weight * feature
+        if "heatmap" in self.config.terms:
+            logit = read_at(student.center.heatmap_logit, points)
+            count = on_grid(boxes, self.context.grid).sum()
+            heatmap = heatmap_loss(logit, targets.at_cells[Target.HEATMAP_LOGIT], weight > 0, count)
+            terms["heatmap"] = self.config.heatmap.weight * heatmap
+        return MethodResult(terms)
 
 
 def feature_loss(

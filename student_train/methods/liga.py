@@ -65,6 +65,11 @@ class LigaImitationConfig(MethodConfig):
         """Those of its levels."""
         return super().terms & {TERM_OF[level] for level in self.levels}
 
+    @property
+    def counting(self) -> tuple[Level, ...]:
+        """Levels whose term counts."""
+        return tuple(level for level in self.levels if TERM_OF[level] in self.terms)
+
 
 class Liga(Method):
     """Imitate features inside objects."""
@@ -82,7 +87,7 @@ class Liga(Method):
                     config.heights if level is Target.BEV_LOW else 1,
                     config.momentum,
                 )
-                for level in config.levels
+                for level in config.counting
             }
         )
 
@@ -91,16 +96,16 @@ class Liga(Method):
         """The maps, around objects or whole."""
         assert isinstance(config, LigaImitationConfig), f"got {type(config).__name__}"
         if config.mask == "none":
-            return frozenset(Need(level, Places.MAP) for level in config.levels)
+            return frozenset(Need(level, Places.MAP) for level in config.counting)
         mask = around_objects(anchors)
-        return frozenset(Need(level, Places.CELLS, mask=mask) for level in config.levels)
+        return frozenset(Need(level, Places.CELLS, mask=mask) for level in config.counting)
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
         terms: dict[str, Tensor] = {}
-        for level in self.config.levels:
+        for level in self.config.counting:
             ours, theirs, counts = self._read(level, student, targets, boxes)
             name = TERM_OF[level]
             weight = getattr(self.config, name).weight

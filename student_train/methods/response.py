@@ -19,6 +19,7 @@ from frames.boxes import BoxBatch
 from nets.anchor_loss import LEAST_COUNT
 from store.schema import Need, Target
 from student_train.methods.at_anchors import (
+    boxes_at_anchors,
     cells_of,
     in_positive_cells,
     logits_at,
@@ -63,30 +64,32 @@ class Response(Method):
     @classmethod
     def needs(
         cls,
-        config: MethodConfig,  # noqa: ARG003
+        config: MethodConfig,
         anchors: AnchorConfig | None,
     ) -> frozenset[Need]:
         """Boxes at positive anchors, logits at their cells."""
-        return logits_at_positives(anchors)
+        if "logit" in config.terms:
+            return logits_at_positives(anchors)
+        return frozenset({boxes_at_anchors(anchors)})
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
     ) -> MethodResult:
         """See :class:`Method`."""
-        anchors = student_anchors(self.context)
-        cell, valid = cells_of(targets, anchors.grid)
-        valid = valid & in_positive_cells(cell, targets, anchors)
-        theirs = targets.at_cells[Target.ANCHOR_LOGIT].float()[valid]
-        soft = soft_cross_entropy(logits_at(student, cell, anchors)[valid].flatten(1), theirs)
-        found = read_positives(student, targets, boxes, self.table)
-        code = encode_at_anchors(found.teacher, found.anchors)
-        frames = len(cell)
-        return MethodResult(
-            {
-                "logit": self.config.logit.weight * _per_frame(soft, frames),
-                "box": self.config.box.weight * _per_frame(code_l1(found.code, code), frames),
-            }
-        )
+        frames, terms = len(boxes.valid), dict[str, Tensor]()
+        if "logit" in self.config.terms:
+            anchors = student_anchors(self.context)
+            cell, valid = cells_of(targets, anchors.grid)
+            valid = valid & in_positive_cells(cell, targets, anchors)
+            theirs = targets.at_cells[Target.ANCHOR_LOGIT].float()[valid]
+            soft = soft_cross_entropy(logits_at(student, cell, anchors)[valid].flatten(1), theirs)
+            terms["logit"] = self.config.logit.weight * _per_frame(soft, frames)
+        if "box" in self.config.terms:
+            found = read_positives(student, targets, boxes, self.table)
+            code = encode_at_anchors(found.teacher, found.anchors)
+            gap = code_l1(found.code, code)
+            terms["box"] = self.config.box.weight * _per_frame(gap, frames)
+        return MethodResult(terms)
 
 
 def soft_cross_entropy(

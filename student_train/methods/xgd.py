@@ -12,6 +12,7 @@ Axes: N boxes, codes as in ``frames/box_code.py``.
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import ClassVar, Literal
 
 import torch
@@ -118,6 +119,11 @@ class XgdConfig(GateConfig):
     normaliser: Literal["objects", "kept"] = "objects"
     component_weight: ComponentWeights = ComponentWeights()
     box: TermConfig = TermConfig(weight=0.25, share=0.15)
+
+    @property
+    def terms(self) -> AbstractSet[str]:
+        """The box, where a component counts."""
+        return super().terms if any(dict(self.component_weight).values()) else set()
 
 
 class Xgd(Method):

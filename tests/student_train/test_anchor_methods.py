@@ -90,6 +90,17 @@ class TestResponse(AnchorSuite):
         assert slope.abs().max() < 1e-6
 
 
+class TestBoxResponse(AnchorSuite):
+    def build(self) -> Response:
+        return Response(ResponseConfig(logit=TermConfig(weight=0)), CONTEXT)
+
+    def test_a_perfect_student_is_at_the_minimum(self, frames: list[Boxes3D]):
+        """Which is a kink: of L1."""
+        maps = some_anchor_maps(0, 2)
+        loss = self.total(maps, targets_of(maps, frames), BoxBatch.pad(frames))
+        assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
 class TestLiga(AnchorSuite):
     def build(self) -> Liga:
         method = Liga(LigaImitationConfig(heights=HEIGHTS), CONTEXT)

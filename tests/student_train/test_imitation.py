@@ -24,6 +24,11 @@ class TestBinaryLowLevelImitation(MethodSuite):
         )
 
 
+class TestHeatmapImitation(MethodSuite):
+    def build(self) -> Method:
+        return Imitation(ImitationConfig(feature=TermConfig(weight=0)), CONTEXT)
+
+
 def identity_adapter(method: Imitation) -> Imitation:
     nn.init.eye_(method.adapter.weight)
     nn.init.zeros_(method.adapter.bias)

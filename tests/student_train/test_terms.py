@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from runs.errors import ConfigError
+from store.schema import Target
 from student_train.config import StudentRun
 from student_train.methods import METHODS
+from student_train.methods.base import MethodConfig
 from student_train.registry import Head
 from student_train.train import needs_of
 from tests.tiny import student_run
@@ -61,6 +64,12 @@ def test_each_term_alone_is_enough(tmp_path: Path, head: Head, method: str):
             {"labels": "none", **dict.fromkeys(("lidar", "heatmap", "box"), OFF)},
         ),
         ("anchor", "liga", {"levels": ["bev_low"], "volume": OFF}),
+        (
+            "center",
+            "xgd",
+            {"component_weight": dict.fromkeys(("position", "size", "heading", "velocity"), 0)},
+        ),
+        ("anchor", "xgd", {"component_weight": {"position": 0, "size": 0, "heading": 0}}),
     ],
 )
 def test_a_term_that_another_switch_leaves_out_does_not_count(
@@ -68,6 +77,46 @@ def test_a_term_that_another_switch_leaves_out_does_not_count(
 ):
     with pytest.raises(ConfigError, match=f"no term of method {method} counts"):
         needs_of(run_with(tmp_path, head, method, **settings))
+
+
+@pytest.mark.parametrize(
+    ("head", "method", "term", "reads"),
+    [
+        ("center", "imitation", "feature", {Target.BEV_HIGH}),
+        ("center", "imitation", "heatmap", {Target.HEATMAP_LOGIT}),
+        ("center", "unidistill", "relation", {Target.RELATION}),
+        ("anchor", "liga", "bev", {Target.BEV_HIGH}),
+        ("anchor", "liga", "volume", {Target.BEV_LOW}),
+        ("anchor", "response", "box", {Target.ANCHORS}),
+    ],
+)
+def test_what_does_not_count_is_not_read(
+    tmp_path: Path, head: Head, method: str, term: str, reads: set[Target]
+):
+    off = {other: OFF for other in terms_of(head, method) if other != term}
+    assert {need.target for need in needs_of(run_with(tmp_path, head, method, **off))} == reads
+
+
+@pytest.mark.parametrize(("head", "method"), sorted({*EVERY} - {("center", "simdistill")}))
+def test_every_target_is_read_by_a_term(tmp_path: Path, head: Head, method: str):
+    """This student has not the branches that SimDistill reads."""
+    terms = terms_of(head, method)
+    alone = [
+        needs_of(run_with(tmp_path, head, method, **{t: OFF for t in terms if t != left}))
+        for left in terms
+    ]
+    assert frozenset().union(*alone) == needs_of(run_with(tmp_path, head, method))
+
+
+def test_a_method_starts_before_the_run_ends():
+    """At 1 it would train as none."""
+    with pytest.raises(ValidationError, match="less than 1"):
+        MethodConfig(start=1.0)
+
+
+def test_the_overlap_alone_is_a_component(tmp_path: Path):
+    none = {"position": 0, "size": 0, "heading": 0}
+    assert needs_of(run_with(tmp_path, "anchor", "xgd", component_weight=none, iou=0.5))
 
 
 def test_one_of_two_methods_is_named(tmp_path: Path):
