@@ -1,4 +1,4 @@
-"""Pictures of ``benchmarks/gains.py``: gain against cache bytes, and gain by class and distance."""
+"""Pictures of ``benchmarks/gains.py``: gain against bytes, by class and distance, by labels."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.gain_parts import Arm
+from benchmarks.gain_parts import ALL, Arm
 from benchmarks.gain_tables import FOUND, Result, Run, paired
 
 DPI = 130
@@ -18,11 +18,17 @@ Gains = Sequence[float]
 
 
 def draw_gains(results: Mapping[Run, Result], arms: Mapping[str, Arm], out: Path) -> None:
-    """Both pictures of a nuScenes part, ``gain_bytes.png`` and ``gain_groups.png`` in ``out``.
+    """The pictures of a nuScenes part, ``gain_bytes.png`` and ``gain_groups.png`` in ``out``.
 
-    Without an arm whose base is there too, there are none.
+    Without an arm whose base is there too, there are none. Arms that see a fraction of the labels
+    have a third one, ``gain_labels.png``.
     """
     out.mkdir(parents=True, exist_ok=True)
+    draw_over_labels(
+        {run: result["scores"]["mean_ap"] for run, result in results.items()},
+        arms,
+        out / "gain_labels.png",
+    )
     scores = [result["scores"]["class_ap"] for result in results.values()]
     classes = [name for name in scores[0] if any(row[name] >= FOUND for row in scores)]
     rows = {run: _ap(result["scores"], classes) for run, result in results.items()}
@@ -92,3 +98,57 @@ def draw_by_group(gains: Mapping[str, Mapping[str, Gains]], path: Path) -> None:
     axes.set_yticks(range(len(gains)), list(gains), fontsize=8)
     axes.set_title("AP over no method, points", fontsize=9)
     figure.savefig(path, dpi=DPI)
+
+
+def draw_over_labels(scores: Mapping[Run, float], arms: Mapping[str, Arm], path: Path) -> None:
+    """Plot mAP over the fraction of labelled frames; nothing where all see all labels."""
+    lines = over_labels(scores, arms)
+    if not lines:
+        return
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, line in lines.items():
+        each = [[100 * score for score in line[percent]] for percent in line]
+        means = [statistics.mean(points) for points in each]
+        below = [mean - min(points) for mean, points in zip(means, each, strict=True)]
+        above = [max(points) - mean for mean, points in zip(means, each, strict=True)]
+        axes.errorbar(
+            list(line), means, np.array([below, above]), marker="o", capsize=3, label=name
+        )
+    ticks = sorted({percent for line in lines.values() for percent in line})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="frames whose labels the student sees", ylabel="mAP, points")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def over_labels(
+    scores: Mapping[Run, float], arms: Mapping[str, Arm]
+) -> dict[str, dict[int, list[float]]]:
+    """Scores by percent of labelled frames, ascending, for each way to use the others.
+
+    With all labels there are no others: an arm that sees all is a point of each of its method's
+    lines.
+    """
+    own = [(arms[name], score) for (name, _), score in scores.items() if name in arms]
+    ways = {_way(arm): arm.method for arm, _ in own if arm.labelled < ALL}
+    lines: dict[str, dict[int, list[float]]] = {way: {} for way in ways}
+    for arm, score in sorted(own, key=lambda pair: pair[0].labelled):
+        for way, method in ways.items():
+            if _way(arm) == way or (arm.labelled == ALL and arm.method == method):
+                lines[way].setdefault(arm.labelled, []).append(score)
+    return lines
+
+
+def _way(arm: Arm) -> str:
+    """What arms of different fractions have in common."""
+    others = {
+        "distil": "",
+        "leave_out": ", labelled frames alone",
+        "pseudo_labels": ", pseudo labels",
+    }
+    taught = arm.store is not None and arm.teacher_labelled == ALL > arm.labelled
+    return f"{arm.method}{others[arm.unlabelled]}{', teacher of all labels' if taught else ''}"

@@ -8,6 +8,7 @@ import typer
 from PIL import Image
 
 from benchmarks.gain_parts import PARTS, Arm, Part
+from benchmarks.gain_pictures import over_labels
 from benchmarks.gain_records import Records, config_hash
 from benchmarks.gain_runs import Comparison
 from benchmarks.gains import main
@@ -39,6 +40,7 @@ def test_arms_and_seeds_end_in_tables_pictures_and_records(
     for name in ("gain_bytes.png", "gain_groups.png"):
         with Image.open(out / name) as picture:
             assert picture.width > 200
+    assert not (out / "gain_labels.png").exists()
     # Another machine has the records alone; nothing is run there.
     kept = out.rename(tmp_path / "kept") / "records"
     files = sorted(path.name for path in (kept / "nuscenes").iterdir())
@@ -98,6 +100,28 @@ def test_few_labels_have_teachers_and_caches_of_their_own(configs: Path, tmp_pat
     assert {found[name, 0]["start_sha256"] for name in arms.split(",")} == {begun.sha256}
     assert found["pseudo_50", 0]["teacher_sha256"] == notes[0].teacher.checkpoint_sha256
     assert found["imitation_50_all", 0]["teacher_sha256"] == notes[1].teacher.checkpoint_sha256
+    assert (out / "gain_labels.png").is_file()
+
+
+def test_all_labels_are_a_point_of_every_line_of_their_method():
+    arms = PARTS["few_labels"].arms
+    scores = {
+        ("none", 0): 0.5,
+        ("none_25", 0): 0.3,
+        ("only_25", 0): 0.2,
+        ("imitation", 0): 0.6,
+        ("imitation_25", 0): 0.4,
+        ("imitation_10_all", 0): 0.1,
+        ("imitation_10_all", 1): 0.2,
+        ("teacher_25", 0): 0.9,
+    }
+    assert over_labels(scores, arms) == {
+        "none": {25: [0.3], 100: [0.5]},
+        "none, labelled frames alone": {25: [0.2], 100: [0.5]},
+        "imitation": {25: [0.4], 100: [0.6]},
+        "imitation, teacher of all labels": {10: [0.1, 0.2], 100: [0.6]},
+    }
+    assert over_labels(scores, PARTS["methods"].arms) == {}
 
 
 def test_a_record_is_of_all_that_its_run_comes_from(configs: Path, tmp_path: Path):
