@@ -308,7 +308,8 @@ def _unit(values: Float[Tensor, "*n"], dim: int) -> Float[Tensor, "*n"]:
     A cell that no ray reaches is such a row: its gradient would be 1 / ``LEAST_NORM``.
     """
     length = torch.linalg.vector_norm(values, dim=dim, keepdim=True)
-    return values / length.clamp(min=LEAST_NORM).masked_fill(length == 0, torch.inf)
+    unit: Tensor = values / length.clamp(min=LEAST_NORM).masked_fill(length == 0, torch.inf)
+    return unit
 
 
 @torch.no_grad()
