@@ -222,6 +222,12 @@ def _simdistill_term(term: str) -> Arm:
 
 # At twice as many rows as the teacher's map has channels.
 _STXD_HERE = {"random_cells": 144}
+
+
+def _stxd_term(term: str) -> Arm:
+    return _history("stxd", stxd={**_STXD_HERE, **_but(term, ("cd", "td", "rd"))})
+
+
 # One student for all methods on centre heads, so that their scores can be compared; SimDistill's is
 # part of the method, and has a control of its own.
 _METHODS = {
@@ -247,7 +253,12 @@ _METHODS = {
     "uni_feature": _unidistill_term("feature"),
     "uni_relation": _unidistill_term("relation"),
     "uni_response": _unidistill_term("response"),
+    "stxd_cd": _stxd_term("cd"),
+    "stxd_td": _stxd_term("td"),
+    "stxd_rd": _stxd_term("rd"),
 }
+# Terms by themselves that have not been run.
+_ALONE = ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p", "stxd_cd", "stxd_td", "stxd_rd")
 
 
 def _few_labels(percent: int) -> dict[str, Arm]:
@@ -283,7 +294,7 @@ PARTS = {
     "nuscenes": _part("nuscenes", "gain", _NUSCENES, _GATES),
     "kitti": _part("kitti", "gain_kitti", _KITTI, _GATES),
     "unidistill": _part("unidistill", "gain_uni", _UNIDISTILL),
-    "methods": _part("methods", "gain", _METHODS, ("sim_imd", "sim_cmd", "sim_mmd_f", "sim_mmd_p")),
+    "methods": _part("methods", "gain", _METHODS, _ALONE),
     "few_labels": _part("methods", "gain", _FEW_LABELS, _PSEUDO),
 }
 

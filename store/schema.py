@@ -210,3 +210,6 @@ GT_LABELS = ArraySpec(name="gt/labels", places=Places.BOXES, shape=(), dtype="in
 # In ``boxes/label``: the teacher has no box there. In ``detections/object``: it is of no true box.
 NO_BOX = -1
 NO_OBJECT = -1
+# Detections of a frame that this repository's teachers tell: the queries of BEVDistill's teacher,
+# which seems to be STXD's.
+MOST_FOUND = 300

@@ -25,7 +25,12 @@ from student_train.methods.base import Method, MethodContext, Tasks
 from student_train.start import start_from, without_pretraining
 from student_train.students.base import StudentOutput
 from student_train.students.camera import CameraStudentConfig
-from student_train.students.kinds import build_student, center_head, teaches_depth
+from student_train.students.kinds import (
+    build_student,
+    center_head,
+    code_weights,
+    teaches_depth,
+)
 from student_train.whole_maps import require_flips
 
 CHECKPOINT_NAME = "student.pt"
@@ -124,6 +129,7 @@ def build_methods(run: StudentRun, cache: Cache | None) -> dict[str, Method]:
         sensors=(teacher.kind, run.kind),
         student_tasks=None if head is None else _grouped(head.tasks),
         teacher_tasks=_told_tasks(teacher.config),
+        code_weights=code_weights(run.student),
         teacher_channels={
             Target(name): spec.shape[-3 if spec.places is Places.MAP else -1]
             for spec in cache.fingerprint.arrays

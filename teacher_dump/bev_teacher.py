@@ -14,10 +14,9 @@ from nets.bev_detector import BEVDetector, BEVDetectorConfig, BEVMaps
 from nets.bevfusion import BEVFusion, BEVFusionConfig
 from runs.checkpoint import Checkpoint
 from store.plan import TeacherShapes
-from store.schema import Target
+from store.schema import MOST_FOUND, Target
 from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.config import TeacherRun
-from teacher_dump.found_boxes import MOST_FOUND
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 
 

@@ -15,10 +15,9 @@ from nets.center_head import CenterMaps
 from nets.centerpoint import CenterPoint, CenterPointConfig, CenterPointMaps
 from runs.checkpoint import Checkpoint
 from store.plan import TeacherShapes
-from store.schema import Target
+from store.schema import MOST_FOUND, Target
 from teacher_dump.center_answers import answers_at_centres
 from teacher_dump.config import TeacherRun
-from teacher_dump.found_boxes import MOST_FOUND
 from teacher_dump.protocol import TeacherInfo, TeacherOutput
 from teacher_dump.stages import STAGES, of_stages
 

@@ -16,11 +16,9 @@ from frames.boxes import CENTRE, SIZE, VELOCITY, YAW, Boxes3D
 from frames.detections import Detections
 from frames.rotated_iou import pairwise_iou_3d
 from nets.center_head import CenterMaps
-from store.schema import NO_OBJECT
+from store.schema import MOST_FOUND, NO_OBJECT
 from teacher_dump.protocol import FoundBoxes
 
-# The queries of BEVDistill's teacher, which seems to be STXD's.
-MOST_FOUND = 300
 # Boxes that overlap less do not belong together: rounding would decide whether they touch.
 LEAST_IOU = 1e-4
 # Of boxes that are told twice, metres apart at most.

@@ -20,6 +20,7 @@ from frames.cell_masks import CellMask
 from frames.grid import BEVGrid
 from nets.anchor_head import AnchorMaps
 from nets.center_head import CenterMaps
+from nets.center_loss import CenterLossConfig
 from runs.errors import ConfigError
 from store.schema import Need, Target
 
@@ -86,6 +87,7 @@ class MethodContext:
         sensors: What the teacher sees and what the student sees, as the former says; "" if unknown.
         student_tasks: Classes of each task of its centre head; None: it has none.
         teacher_tasks: The same of the teacher; None: not known.
+        code_weights: Of each entry of the box code in the student's detection loss.
     """
 
     grid: BEVGrid
@@ -98,6 +100,7 @@ class MethodContext:
     sensors: tuple[str, str] = ("", "")
     student_tasks: Tasks | None = None
     teacher_tasks: Tasks | None = None
+    code_weights: tuple[float, ...] = CenterLossConfig().code
 
     def require_same_heads(self, why: str, otherwise: str = "") -> None:
         """Refuse centre heads whose box codes, of all tasks together, cannot be compared.

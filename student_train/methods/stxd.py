@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import (
     BaseModel,
@@ -42,6 +41,7 @@ from nets.read_at import read_at
 from store.schema import Need, Places, Target
 from student_train.methods.adapters import row_adapter
 from student_train.methods.base import (
+    DetectionTargets,
     Method,
     MethodConfig,
     MethodContext,
@@ -50,7 +50,7 @@ from student_train.methods.base import (
     TeacherTargets,
     TermConfig,
 )
-from student_train.methods.stxd_response import ResponseForm, response_loss
+from student_train.methods.stxd_response import ResponseForm, centre_answers, response_loss
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
@@ -86,10 +86,11 @@ class TemporalForm(_Form):
         temperature: Of the softmax.
         softmax: Over the rows of the past frame, or over all pairs at once.
         divergence: As printed, of the student's from the teacher's; or the other way round.
-        rows: Mean or sum over the rows of a frame.
+        rows: Mean or sum over the rows of a frame; without effect on one softmax over all pairs.
         steps: Sum or mean over the past frames.
         scene_start: Where a scene begins later than an offset asks for: its first frame stands for
-            the missing one, as published students reuse it; or the step does not count.
+            the missing one, as published students reuse it; or the step does not count, and means
+            over frames and steps are of those that there are.
     """
 
     scores: Literal["cosine", "dot"] = "cosine"
@@ -108,7 +109,8 @@ class StxdConfig(MethodConfig):
         teacher_map: F; of a CenterPoint the neck's map or the backbone's first stage.
         student_map: G.
         objects: Rows at ground truth: the cells of its Gaussians, its centre cells, or none.
-        random_cells: Rows beside these, the same of a frame at any time.
+        random_cells: Rows beside these, the same of a frame at any time. With 512 there are twice
+            as many rows as 512 channels in a batch of two frames or more, not in every frame.
         projector: Adapter of the student's rows to the teacher's channels: linear where there are
             others, always linear, or two layers.
         past: Which key frames' rows TD relates to, counted from the frame; of BEVFormer's queue.
@@ -162,6 +164,7 @@ class Stxd(Method):
 
     def __init__(self, config: StxdConfig, context: MethodContext) -> None:
         super().__init__(config, context)
+        self.response = config.response.for_student(context.code_weights)
         self.project: nn.Module = nn.Identity()
         if {"cd", "td"} & config.terms:
             self.project = row_adapter(
@@ -176,17 +179,16 @@ class Stxd(Method):
         config: MethodConfig,
         anchors: AnchorConfig | None,  # noqa: ARG003
     ) -> frozenset[Need]:
-        """The teacher's map at the rows, of this frame and of past ones, and its detections."""
+        """The teacher's map at the rows, of this frame and of past ones, and what RD pairs."""
         assert isinstance(config, StxdConfig), f"got {type(config).__name__}"
         offsets: Iterable[int] = (0,) if {"cd", "td"} & config.terms else ()
         past: Iterable[int] = config.past if "td" in config.terms else ()
-        rows = {
+        rows = frozenset(
             Need(config.teacher_map, Places.CELLS, mask=mask, offset=offset)
             for offset in (*offsets, *past)
             for mask in config.masks
-        }
-        found = {Need(Target.DETECTIONS, Places.DETECTIONS)} if "rd" in config.terms else set()
-        return frozenset(rows | found)
+        )
+        return rows | (config.response.needs if "rd" in config.terms else frozenset())
 
     def forward(
         self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
@@ -199,14 +201,16 @@ class Stxd(Method):
                 rows = self._rows(targets)
                 own, theirs = self._own(student, targets), self._theirs(targets)
                 figures["rows"] = rows.sum(1).float().mean()
+                figures["dimension"] = effective_dimension(own[rows])
+                figures["teacher_dimension"] = effective_dimension(theirs[rows])
             if "cd" in config.terms:
                 terms["cd"] = self._correlation(own, theirs, rows)
             if "td" in config.terms:
                 terms["td"], figures["reached"] = self._temporal(own, theirs, rows, targets)
             if "rd" in config.terms:
-                assert targets.detections is not None, "the loader gives them to a need for them"
+                grid, found = self.context.grid, self._found(targets, boxes)
                 terms["rd"], figures["quality"] = response_loss(
-                    student.center, targets.detections, boxes, self.context.grid, config.response
+                    student.center, found, boxes, grid, self.response
                 )
         weighted = {name: getattr(config, name).weight * term for name, term in terms.items()}
         return MethodResult(weighted, figures)
@@ -226,6 +230,12 @@ class Stxd(Method):
 
     def _theirs(self, targets: TeacherTargets) -> Float[Tensor, "b k d"]:
         return targets.at_cells[self.config.teacher_map].detach().float()
+
+    def _found(self, targets: TeacherTargets, boxes: BoxBatch) -> DetectionTargets:
+        if self.response.pairs == "same_cell":
+            return centre_answers(targets, boxes, self.context.grid)
+        assert targets.detections is not None, "the loader gives them to a need for them"
+        return targets.detections
 
     def _correlation(
         self,
@@ -251,11 +261,15 @@ class Stxd(Method):
         for past in (targets.past[offset] for offset in self.config.past):
             assert past.reached is not None, "the loader says it of past rows"
             step = temporal_loss((own, theirs, self._theirs(past)), (rows, self._rows(past)), form)
-            counts = past.reached if form.scene_start == "mask" else torch.ones_like(past.reached)
-            steps.append(torch.where(counts, step, 0.0).mean())
+            if form.scene_start == "mask":
+                step = torch.where(past.reached, step, 0.0).sum() / past.reached.sum().clamp(min=1)
+            steps.append(step.mean())
             reached.append(past.reached.float().mean())
-        total = torch.stack(steps)
-        return total.sum() if form.steps == "sum" else total.mean(), torch.stack(reached).mean()
+        total, there = torch.stack(steps).sum(), torch.stack(reached)
+        if form.steps == "mean":
+            masked = form.scene_start == "mask"
+            total = total / ((there > 0).sum().clamp(min=1) if masked else len(steps))
+        return total, there.mean()
 
 
 def correlation_loss(
@@ -282,10 +296,35 @@ def correlation_loss(
 
 def _hat(rows: Float[Tensor, "n d"], form: CorrelationForm) -> Float[Tensor, "n d"]:
     if form.hat == "rows_first":
-        rows = F.normalize(rows, dim=1, eps=LEAST_NORM)
+        rows = _unit(rows, dim=1)
     if form.hat != "scaled":
         rows = rows - rows.mean(0)
-    return F.normalize(rows, dim=0, eps=LEAST_NORM)
+    return _unit(rows, dim=0)
+
+
+def _unit(values: Float[Tensor, "*n"], dim: int) -> Float[Tensor, "*n"]:
+    """Vectors along an axis, of unit length; one of zeros stays so and gets no gradient.
+
+    A cell that no ray reaches is such a row: its gradient would be 1 / ``LEAST_NORM``.
+    """
+    length = torch.linalg.vector_norm(values, dim=dim, keepdim=True)
+    unit: Tensor = values / length.clamp(min=LEAST_NORM).masked_fill(length == 0, torch.inf)
+    return unit
+
+
+@torch.no_grad()
+def effective_dimension(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Participation ratio of the rows' covariance: (sum of eigenvalues)^2 / sum of their squares.
+
+    From 1, all rows on a line, to the number of channels; 0 where all rows are equal. The slides
+    show an effective dimension and do not define it: this is our reading.
+    """
+    if not len(rows):
+        return rows.new_zeros(())
+    centred = rows - rows.mean(0)
+    covariance = centred.T @ centred / len(rows)
+    squares = covariance.square().sum()
+    return covariance.trace().square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
 
 def temporal_loss(
@@ -324,7 +363,7 @@ def _log_relation(
 ) -> Float[Tensor, "b k p"]:
     """Log of the softmax of the scores; what is no pair takes no part."""
     if form.scores == "cosine":
-        rows, past = (F.normalize(x, dim=-1, eps=LEAST_NORM) for x in (rows, past))
+        rows, past = (_unit(x, dim=-1) for x in (rows, past))
     scores = (rows @ past.mT / form.temperature).masked_fill(~pairs, NOWHERE)
     if form.softmax == "row":
         return scores.log_softmax(-1)

@@ -8,8 +8,9 @@ match them as sets; a centre head's answers have places, so that cells can be pa
 Axes: B batch, M boxes, N detections (padded), S cells of the student.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,11 @@ from frames.box_code import CODE_SIZE, decode_boxes, encode_boxes_at
 from frames.boxes import YAW, BoxBatch
 from frames.geometry import wrap_angle
 from frames.grid import BEVGrid
-from frames.heatmap import on_grid
+from frames.heatmap import CENTER_HEAD, on_grid
+from frames.rotated_iou import bev_iou, iou_3d
 from nets.center_head import CenterMaps, codes_at
-from student_train.methods.base import DetectionTargets
+from store.schema import MOST_FOUND, Need, Places, Target
+from student_train.methods.base import DetectionTargets, TeacherTargets
 
 # The released detectors' probabilities, as those of a focal loss, are kept so far from 0 and 1.
 LEAST_PROBABILITY = 1e-4
@@ -32,18 +35,27 @@ LEAST_PROBABILITY = 1e-4
 COST_CODE, COST_BOX = slice(0, 8), 0.25
 
 
+CodeWeights = Annotated[
+    tuple[NonNegativeFloat, ...], Field(min_length=CODE_SIZE, max_length=CODE_SIZE)
+]
+
+
 class ResponseForm(BaseModel):
     """What the slides leave open of RD.
 
     Attributes:
         gamma: Share of the IoU in the quality, against the score.
-        pairs: Which of the student's answers follows a detection. That at the centre cell of the
-            true box, of which the best detection counts; that at the cell of the detection's own
-            centre; or those found by Hungarian matching among the student's best cells.
-        top: So many of a frame's detections count, best first.
+        iou: Of volumes, or of footprints. Whose object a detection is, volumes decide.
+        pairs: Which of the student's answers follows what of the teacher's. That at the centre cell
+            of the true box the box's best detection, or what the teacher says at the same cell;
+            that at the cell of a detection's own centre this detection; or those found by Hungarian
+            matching among the student's best cells.
+        top: So many of a frame's stored detections count, best first: of those above the teacher's
+            own score threshold. Without effect on ``same_cell``.
         cells: So many of the student's cells are matched with, by ``hungarian`` alone.
         space: What the boxes' distance is of: box codes, or metres and radians.
-        code: Weight of each entry of the box code; those of the detection loss.
+        code: Weight of each entry of the box code. None: the method takes those of the student's
+            own detection loss.
         classes: Sum over the classes of Bernoulli divergences of the probabilities, as heads have
             sigmoids; divergence of softmaxes over the classes; or cross-entropies.
     """
@@ -51,14 +63,25 @@ class ResponseForm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gamma: float = Field(0.5, ge=0, le=1)
-    pairs: Literal["object", "cell", "hungarian"] = "object"
-    top: PositiveInt = 50
+    iou: Literal["3d", "bev"] = "3d"
+    pairs: Literal["object", "same_cell", "cell", "hungarian"] = "object"
+    top: PositiveInt = Field(50, le=MOST_FOUND)
     cells: PositiveInt = 300
     space: Literal["code", "metric"] = "code"
-    code: tuple[NonNegativeFloat, ...] = Field(
-        (*[1.0] * 8, 0.2, 0.2), min_length=CODE_SIZE, max_length=CODE_SIZE
-    )
+    code: CodeWeights | None = None
     classes: Literal["bernoulli", "softmax", "cross_entropy"] = "bernoulli"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What of the teacher is paired."""
+        if self.pairs == "same_cell":
+            at_cells = Need(Target.HEATMAP_LOGIT, Places.CELLS)
+            return frozenset({Need(Target.BOX_CODE, Places.BOXES), at_cells})
+        return frozenset({Need(Target.DETECTIONS, Places.DETECTIONS)})
+
+    def for_student(self, weights: Sequence[float]) -> "ResponseForm":
+        """The same with the code weights of a student's detection loss, where it has none."""
+        return self if self.code else self.model_copy(update={"code": tuple(weights)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +117,13 @@ def response_loss(
         found: The teacher's detections, no gradient.
         boxes: Ground truth, in whose order ``found.object`` counts.
         grid: Of the head.
-        form: What the slides leave open.
+        form: What the slides leave open, its code weights given.
 
     Returns:
         Summed over the pairs of a frame, mean over frames; 0 without pairs.
     """
-    pairs = pair_up(head, _best(found, form.top), boxes, grid, form)
+    top = None if form.pairs == "same_cell" else form.top
+    pairs = pair_up(head, _best(found, top), boxes, grid, form)
     flat = head.heatmap_logit.flatten(2)
     logit = flat.gather(2, pairs.cell[:, None].expand(-1, flat.shape[1], -1)).mT
     code = codes_at(head, pairs.label, pairs.cell)
@@ -110,19 +134,49 @@ def response_loss(
     return torch.where(counts, weight * each, 0.0).sum() / len(weight), quality
 
 
-def qualities(
-    found: DetectionTargets, labels: Int64[Tensor, "b m"], gamma: float
-) -> Float[Tensor, "b n"]:
+def centre_answers(targets: TeacherTargets, boxes: BoxBatch, grid: BEVGrid) -> DetectionTargets:
+    """What the teacher says at each true box's centre cell, as detections of these boxes.
+
+    Its probabilities there are those at the nearest of the stored cells with an object's centre:
+    flips, turns, scales and shifts of both keep what is nearest.
+    """
+    assert targets.codes is not None, "the loader gives codes to a method that needs them"
+    assert targets.coded is not None, "and whether there is one"
+    assert targets.cells is not None, "and cells"
+    xy = boxes.values[..., :2]
+    gap = torch.cdist(xy, targets.cells, compute_mode="donot_use_mm_for_euclid_dist")
+    # A cell that was carried off the student's grid has no weight, and its object no answer.
+    off = targets.cell_weight[CENTER_HEAD] < 1
+    distance, nearest = gap.masked_fill(off[:, None], torch.inf).min(2)
+    logit = targets.at_cells[Target.HEATMAP_LOGIT].float()
+    probability = logit.gather(1, nearest[..., None].expand(-1, -1, logit.shape[2])).sigmoid()
+    box = decode_boxes(targets.codes.float(), grid.cell_index(xy), grid)
+    order = torch.arange(xy.shape[1], device=xy.device)
+    return DetectionTargets(
+        box=box,
+        score=probability.amax(2),
+        probability=probability,
+        object=order.expand(len(xy), -1),
+        iou=iou_3d(box, boxes.values),
+        valid=targets.coded & boxes.valid & (distance < grid.cell_size),
+    )
+
+
+def qualities(found: DetectionTargets, boxes: BoxBatch, form: ResponseForm) -> Float[Tensor, "b n"]:
     """How good each detection is: c*^(1 - gamma) IoU^gamma.
 
     c* is the teacher's probability of its object's class; a detection without an object has its
     largest one, and an IoU of 0. 0 on padding.
     """
-    has_object = found.object >= 0
-    label = labels.gather(1, found.object.clamp(min=0))
+    has_object, owner = found.object >= 0, found.object.clamp(min=0)
+    label = boxes.labels.gather(1, owner)
     own = found.probability.gather(2, label[..., None]).squeeze(2)
     confidence = torch.where(has_object, own, found.probability.amax(2))
-    return confidence ** (1 - gamma) * found.iou**gamma * found.valid
+    iou = found.iou
+    if form.iou == "bev":
+        truth = boxes.values.gather(1, owner[..., None].expand_as(found.box))
+        iou = torch.where(has_object, bev_iou(found.box, truth), 0.0)
+    return confidence ** (1 - form.gamma) * iou**form.gamma * found.valid
 
 
 def pair_up(
@@ -133,8 +187,8 @@ def pair_up(
     form: ResponseForm,
 ) -> Pairs:
     """The pairs of a batch, as the form wants them."""
-    quality = qualities(found, boxes.labels, form.gamma)
-    if form.pairs == "object":
+    quality = qualities(found, boxes, form)
+    if form.pairs in ("object", "same_cell"):
         return _at_objects(found, quality, boxes, grid)
     own = boxes.labels.gather(1, found.object.clamp(min=0))
     label = torch.where(found.object >= 0, own, found.probability.argmax(2))
@@ -144,8 +198,8 @@ def pair_up(
     return at_own if form.pairs == "cell" else _matched(head, at_own, counts, grid, form)
 
 
-def _best(found: DetectionTargets, top: int) -> DetectionTargets:
-    """The first ones, without gradient; padding where no frame has any."""
+def _best(found: DetectionTargets, top: int | None) -> DetectionTargets:
+    """The first ones (None: all), without gradient; padding where no frame has any."""
     values = (found.box, found.score, found.probability, found.object, found.iou, found.valid)
     if not found.valid.shape[1]:
         return DetectionTargets(*(v.new_zeros(len(v), 1, *v.shape[2:]) for v in values))
@@ -226,6 +280,7 @@ def box_distance(
         grid: Of the cells.
         form: Space and weights; in metres and radians the yaw has the weight of its sine.
     """
+    assert form.code is not None, "ResponseForm.for_student gives them"
     weight = code.new_tensor(form.code)
     if form.space == "code":
         gap = code - encode_boxes_at(pairs.box, pairs.cell, grid)

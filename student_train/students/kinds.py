@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality, SensorReader
 from nets.center_head import CenterHeadConfig
+from nets.center_loss import CenterLossConfig
 from nets.image_backbone import ImageBackboneConfig
 from runs.errors import ConfigError
 from student_train.students.base import Reader, Student
@@ -53,6 +54,13 @@ def sees(config: AnyStudentConfig) -> Modality:
 def center_head(config: AnyStudentConfig) -> CenterHeadConfig | None:
     """Its centre head, if it has one."""
     return None if isinstance(config, StereoStudentConfig) else config.head
+
+
+def code_weights(config: AnyStudentConfig) -> tuple[float, ...]:
+    """Of each entry of the box code in its detection loss, of a centre head; else the default."""
+    if isinstance(config, StereoStudentConfig):
+        return CenterLossConfig().code
+    return config.loss.code
 
 
 def teaches_depth(config: AnyStudentConfig) -> bool:

@@ -28,6 +28,7 @@ from student_train.targets import pad_targets
 from teacher_dump.dump import dump
 from tests.map_teacher import MapTeacher
 from tests.student_train.labeldistill_case import GRID, frame_of
+from tests.web_server import served
 
 TEACHER = MapTeacher(GRID)
 RANDOM = RandomMask(count=5)
@@ -138,6 +139,21 @@ def test_a_view_has_the_past_of_its_number(tmp_path: Path):
         found = rows.targets("a2", view)[-1].cells
         assert found is not None
         assert found.equal(GRID.cell_centres(cells))
+
+
+def test_what_was_fetched_is_read_without_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BEVCACHE_MIRROR", str(tmp_path / "mirror"))
+    local = stored(tmp_path / "store", A)
+    with served(tmp_path) as url:
+        rows = PastRows(open_cache(f"{url}/store"), NEEDS, A, GRID)
+        assert not list(tmp_path.glob("mirror/*/*/cells/stage_0/c/*"))
+        rows.fetch([("a3", 0)])
+    expected = PastRows(local, NEEDS, A, GRID).targets("a3", 0)
+    for offset, own in rows.targets("a3", 0).items():
+        found = own.at_cells[Target.STAGE_0]
+        assert found.equal(expected[offset].at_cells[Target.STAGE_0])
 
 
 def test_a_past_that_the_cache_lacks_is_refused(tmp_path: Path):

@@ -19,6 +19,7 @@ from student_train.methods.stxd import (
     StxdConfig,
     TemporalForm,
     correlation_loss,
+    effective_dimension,
     temporal_loss,
 )
 from tests import literal_stxd as literal
@@ -31,6 +32,7 @@ from tests.student_train.method_suite import (
     some_boxes,
     some_maps,
     targets_of,
+    with_gradient,
 )
 
 
@@ -155,6 +157,28 @@ def rows_of(maps: StudentMaps, frames: list[Boxes3D]) -> list[Tensor]:
     return [high[b][:, foreground_cells(own, GRID)].T for b, own in enumerate(frames)]
 
 
+def test_an_empty_row_or_column_gets_no_gradient_and_leaves_the_others_theirs():
+    """A cell that no ray reaches, a channel that never fires: 1e11 without the cut."""
+    student, teacher = (
+        some_maps(seed, 1).features[Target.BEV_HIGH][0, :, 0].T.clone() for seed in (3, 4)
+    )
+    student[1], student[:, 2] = 0, 0
+    student.requires_grad_()
+    for hat in ("centred", "scaled", "rows_first"):
+        form = CorrelationForm.model_validate({"hat": hat})
+        (gradient,) = torch.autograd.grad(correlation_loss(student, teacher, form), student)
+        assert gradient.abs().max() < 10, hat
+        assert gradient[0].any()
+        assert not gradient[:, 2].any()
+    rows = torch.ones(1, len(teacher), dtype=torch.bool)
+    features = (student[None], teacher[None], teacher[None].flip(1))
+    loss = temporal_loss(features, (rows, rows), TemporalForm()).sum()
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.abs().max() < 10
+    assert gradient[0].any()
+    assert not gradient[1].any()
+
+
 # TD
 
 
@@ -260,8 +284,38 @@ def test_steps_are_summed_and_what_a_scene_lacks_may_not_count():
     off = {"weight": 0}
     method = method_of(random_cells=0, past=(-1, -2), rd=off)
     assert float(method(student, targets, boxes).figures["reached"]) == 0.5
-    masked = [a / 2 for a, _ in each]
+    # What is not there does not dilute the mean, be it a frame or a whole step.
+    masked = [a for a, _ in each]
     assert term(scene_start="mask") == pytest.approx(sum(masked), rel=1e-4)
+    assert term(scene_start="mask", steps="mean") == pytest.approx(sum(masked) / 2, rel=1e-4)
+    past[-2] = replace(past[-2], reached=torch.tensor([False, False]))
+    assert term(scene_start="mask") == pytest.approx(masked[0], rel=1e-4)
+    assert term(scene_start="mask", steps="mean") == pytest.approx(masked[0], rel=1e-4)
+
+
+# The figures
+
+
+def test_the_effective_dimension_by_hand():
+    """Variances 1 and 1 are two dimensions, 9 and 1 are 100 / 82, one alone is one."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    for stretch, expected in (((1.0, 1.0), 2.0), ((3.0, 1.0), 100 / 82), ((5.0, 0.0), 1.0)):
+        found = effective_dimension(corners * torch.tensor(stretch) + 7)
+        assert found.item() == pytest.approx(expected)
+    assert effective_dimension(torch.ones(3, 2)).item() == 0
+    assert effective_dimension(torch.ones(0, 2)).item() == 0
+
+
+def test_both_sides_dimensions_are_told():
+    """Of the rows that count, the student's adapted, without a gradient."""
+    frames = [some_boxes(1), some_boxes(2)]
+    student, teacher = with_gradient(some_maps(3, 2)), some_maps(4, 2)
+    method = method_of(random_cells=0, td={"weight": 0}, rd={"weight": 0}, projector="linear")
+    figures = method(student, targets_of(teacher, frames), BoxBatch.pad(frames)).figures
+    own, theirs = (torch.cat(rows_of(maps, frames)) for maps in (student, teacher))
+    assert torch.allclose(figures["dimension"], effective_dimension(method.project(own)), atol=1e-4)
+    assert torch.allclose(figures["teacher_dimension"], effective_dimension(theirs), atol=1e-4)
+    assert not figures["dimension"].requires_grad
 
 
 # What is read and built
@@ -300,6 +354,9 @@ def test_a_term_that_does_not_count_reads_nothing():
     assert found not in needs(rd=off)
     assert {need.mask for need in needs(rd=off)} == {CENTER_HEAD, RandomMask(count=512)}
     assert {need.target for need in needs(rd=off, teacher_map="stage_0")} == {Target.STAGE_0}
+    cell = {"pairs": "same_cell"}
+    assert found not in needs(response=cell)
+    assert Need(Target.BOX_CODE, Places.BOXES) in needs(response=cell)
     only = method_of(cd=off, td=off)
     assert isinstance(only.project, nn.Identity)
 
@@ -315,11 +372,23 @@ def test_the_students_rows_are_projected(kind: str, wide: int, parameters: int):
     assert sum(p.numel() for p in method.parameters()) == parameters
 
 
+def test_box_codes_have_the_weights_of_the_students_loss_unless_given():
+    weights = (*[1.0] * 8, 0.5, 0.5)
+    context = replace(CONTEXT, code_weights=weights)
+    assert Stxd(StxdConfig(), context).response.code == weights
+    assert method_of().response.code == (*[1.0] * 8, 0.2, 0.2)
+    own = (2.0,) * 10
+    given = StxdConfig.model_validate({"response": {"code": own}})
+    assert Stxd(given, context).response.code == own
+
+
 def test_settings_that_make_no_sense():
     with pytest.raises(ValidationError, match="leave no rows: set one of them"):
         StxdConfig(objects="none", random_cells=0)
     with pytest.raises(ValidationError, match="names a frame twice"):
         StxdConfig(past=(-1, -2, -1))
+    with pytest.raises(ValidationError, match="less than or equal to 300"):
+        StxdConfig.model_validate({"response": {"top": 301}})
     with pytest.raises(ValueError, match="expected 0, or past frames"):
         Need(Target.BEV_HIGH, Places.CELLS, offset=1)
 

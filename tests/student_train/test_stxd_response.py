@@ -12,6 +12,7 @@ from torch import Tensor
 from frames.box_code import encode_boxes_at
 from frames.boxes import BoxBatch, Boxes3D
 from nets.center_head import CenterMaps
+from nets.center_loss import CenterLossConfig
 from student_train.methods.base import DetectionTargets
 from student_train.methods.stxd_response import (
     Pairs,
@@ -26,10 +27,14 @@ from student_train.methods.stxd_response import (
 from tests import literal_stxd as literal
 from tests.student_train.method_suite import CLASS_TASK, GRID, some_boxes, some_maps
 
-CODE = ResponseForm().code
+CODE = CenterLossConfig().code
 # Cell (row 8, col 8), at its centre.
 BOX = torch.tensor([0.5, 0.5, 1.0, 4.0, 2.0, 1.5, 0.3, 1.0, -1.0])
 CELL = 8 * 16 + 8
+
+
+def form_of(**values: object) -> ResponseForm:
+    return ResponseForm.model_validate({"code": CODE, **values})
 
 
 def some_head(seed: int = 3, batch: int = 1) -> CenterMaps:
@@ -66,10 +71,33 @@ def test_quality_by_hand():
     found.probability[0, 0, 7] = 0.25
     found.probability[0, 1] = torch.linspace(0.1, 0.8, 10)
     found = replace(found, valid=torch.tensor([[True, True, False]]))
-    labels = torch.tensor([[2, 7]])
-    expected = [0.25**0.75 * 0.1, 0.0, 0.0]
-    assert qualities(found, labels, 0.25)[0].tolist() == pytest.approx(expected)
-    assert qualities(found, labels, 0.0)[0].tolist() == pytest.approx([0.25, 0.8, 0.0])
+    truth = BoxBatch.pad([Boxes3D(BOX.repeat(2, 1), torch.tensor([2, 7]))])
+
+    def values(gamma: float) -> list[float]:
+        found_ones: list[float] = qualities(found, truth, form_of(gamma=gamma))[0].tolist()
+        return found_ones
+
+    assert values(0.25) == pytest.approx([0.25**0.75 * 0.1, 0.0, 0.0])
+    assert values(0.0) == pytest.approx([0.25, 0.8, 0.0])
+
+
+def test_the_iou_may_be_that_of_footprints():
+    """4 x 2 x 1.5 m, a metre ahead and half its height up: 6 of 10 square metres are shared."""
+    still = BOX.clone()
+    still[6] = 0
+    found = found_of(
+        (still + torch.eye(9)[0] + 0.75 * torch.eye(9)[2]).repeat(2, 1), [1, -1], [0.25, 0.0]
+    )
+    truth = BoxBatch.pad([Boxes3D(torch.stack([BOX + 9, still]), torch.tensor([2, 7]))])
+
+    def values(iou: str) -> list[float]:
+        form = form_of(gamma=1, iou=iou)
+        found_ones: list[float] = qualities(found, truth, form)[0].tolist()
+        return found_ones
+
+    assert values("bev") == pytest.approx([0.6, 0.0])
+    # As it is stored: 4.5 of 19.5 cubic metres would be 0.23.
+    assert values("3d") == pytest.approx([0.25, 0.0])
 
 
 def test_a_box_and_its_classes_by_hand():
@@ -83,7 +111,7 @@ def test_a_box_and_its_classes_by_hand():
     truth = BoxBatch.pad([Boxes3D(BOX[None], torch.tensor([2]))])
     divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     quality = math.sqrt(0.5 * 0.64)
-    loss, mean = response_loss(head, found, truth, GRID, ResponseForm())
+    loss, mean = response_loss(head, found, truth, GRID, form_of())
     assert loss.item() == pytest.approx(quality * (0.3 + 0.2 * 0.5 + divergence), rel=1e-5)
     assert mean.item() == pytest.approx(quality)
 
@@ -94,7 +122,7 @@ def test_a_student_that_says_the_same_has_no_loss(pairs: str):
     head = with_answer(some_head(), BOX, 9, probability)
     found = replace(found_of(BOX[None], [0], [0.5]), probability=probability[None, None])
     truth = BoxBatch.pad([Boxes3D(BOX[None], torch.tensor([9]))])
-    form = ResponseForm.model_validate({"pairs": pairs, "cells": 256})
+    form = form_of(pairs=pairs, cells=256)
     loss, quality = response_loss(head, found, truth, GRID, form)
     assert loss.item() == pytest.approx(0, abs=1e-5)
     assert quality.item() == pytest.approx(math.sqrt(0.8 * 0.5))
@@ -110,7 +138,7 @@ def test_metres_and_radians_by_hand():
     own[3] += 1
     pairs = Pairs(their[None, None], torch.zeros(1, 1, 10), label, cell, torch.ones(1, 1))
     code = encode_boxes_at(own, torch.tensor(CELL), GRID)[None, None]
-    form = ResponseForm(space="metric")
+    form = form_of(space="metric")
     assert box_distance(code, pairs, GRID, form).item() == pytest.approx(1.2, abs=1e-4)
 
 
@@ -121,7 +149,7 @@ def test_class_divergences_by_hand():
     cross = -0.5 * math.log(0.75) - 0.5 * math.log(0.25)
 
     def value(kind: str) -> float:
-        form = ResponseForm.model_validate({"classes": kind})
+        form = form_of(classes=kind)
         return class_divergence(logit, probability, form).item()
 
     assert value("cross_entropy") == pytest.approx(2 * cross)
@@ -135,7 +163,7 @@ def test_class_divergences_by_hand():
 def test_certain_teachers_give_finite_gradients(classes: str):
     """In float16 a probability may be 0 or 1."""
     logit = torch.zeros(1, 1, 2, requires_grad=True)
-    form = ResponseForm.model_validate({"classes": classes})
+    form = form_of(classes=classes)
     loss = class_divergence(logit, torch.tensor([[[0.0, 1.0]]]), form).sum()
     loss.backward()
     assert loss.isfinite()
@@ -152,7 +180,7 @@ def test_of_an_objects_detections_the_best_counts():
     found.probability.fill_(0.5)
 
     def pairs(**values: object) -> Pairs:
-        form = ResponseForm.model_validate(values)
+        form = form_of(**values)
         best = DetectionTargets(
             *(getattr(found, f)[:, : form.top] for f in DetectionTargets.__slots__)
         )
@@ -170,7 +198,7 @@ def test_cells_are_those_of_the_detections_and_tasks_those_of_their_objects():
     truth = BoxBatch.pad([some_boxes(1, 2)])
     boxes = torch.stack([BOX, BOX + 100, BOX])
     found = found_of(boxes, [1, 0, -1], [0.5, 0.5, 0.0])
-    pairs = pair_up(some_head(), found, truth, GRID, ResponseForm(pairs="cell"))
+    pairs = pair_up(some_head(), found, truth, GRID, form_of(pairs="cell"))
     assert pairs.cell[0].tolist() == [CELL, 0, CELL]
     assert pairs.weight[0, 0] > 0
     assert pairs.weight[0, 1:].tolist() == [0, 0]
@@ -189,7 +217,7 @@ def test_matching_takes_the_cheapest_cells():
         head = with_answer(head, box + torch.tensor([0, 1.0, 0, 0, 0, 0, 0, 0, 0]), label, own)
     found = replace(found_of(boxes, [0, 1], [0.5, 0.5]), probability=probability[None])
     truth = BoxBatch.pad([Boxes3D(boxes, torch.tensor([3, 8]))])
-    form = ResponseForm(pairs="hungarian", cells=5)
+    form = form_of(pairs="hungarian", cells=5)
     pairs = pair_up(head, found, truth, GRID, form)
     assert pairs.cell[0].tolist() == [CELL + 16, CELL + 16 + 3]
     at = (0, torch.arange(2), pairs.cell[0])
@@ -197,17 +225,18 @@ def test_matching_takes_the_cheapest_cells():
     # One cell off, and the entropy of the very same classes.
     entropy = torch.distributions.Bernoulli(probs=probability[0]).entropy().sum()
     assert cost.diagonal().tolist() == pytest.approx([0.25 + entropy.item()] * 2, rel=1e-4)
-    assert (cost[0, 1], cost[1, 0]) > (cost[0, 0], cost[0, 0])
+    assert cost[0, 1] > cost[0, 0]
+    assert cost[1, 0] > cost[1, 1]
 
 
 def test_more_detections_than_cells_and_none_at_all():
-    form = ResponseForm(pairs="hungarian", cells=1)
+    form = form_of(pairs="hungarian", cells=1)
     truth = BoxBatch.pad([some_boxes(1, 2)])
     found = found_of(BOX.repeat(3, 1), [0, 1, 0], [0.5, 0.5, 0.5])
     assert (pair_up(some_head(), found, truth, GRID, form).weight > 0).sum() == 1
     none = replace(found, valid=torch.zeros(1, 3, dtype=torch.bool))
     for pairs in ("object", "cell", "hungarian"):
-        form = ResponseForm.model_validate({"pairs": pairs})
+        form = form_of(pairs=pairs)
         assert response_loss(some_head(), none, truth, GRID, form)[0] == 0
 
 
@@ -233,7 +262,7 @@ def test_rd_is_the_printed_sum(seed: int, gamma: float, top: int, count: int):
         valid=torch.rand(2, 6, generator=rng) > 0.2,
     )
     head = some_head(seed, 2)
-    form = ResponseForm(gamma=gamma, top=top)
+    form = form_of(gamma=gamma, top=top)
     expected = literal.response_at_objects(
         head, found, truth, GRID, gamma=gamma, code=CODE, top=top
     )
@@ -245,6 +274,6 @@ def test_rd_is_the_printed_sum(seed: int, gamma: float, top: int, count: int):
 def test_a_batch_without_detections_has_no_loss(pairs: str):
     found = found_of(BOX.repeat(0, 1), [], [])
     boxes = BoxBatch.pad([Boxes3D(BOX[None], torch.tensor([0]))])
-    form = ResponseForm.model_validate({"pairs": pairs})
+    form = form_of(pairs=pairs)
     loss, quality = response_loss(some_head(), found, boxes, GRID, form)
     assert (loss.item(), quality.item()) == (0, 0)

@@ -19,6 +19,7 @@ from student_train.config import StudentRun
 from student_train.methods.base import MethodContext
 from student_train.methods.stxd import Stxd, StxdConfig
 from student_train.students.camera import CameraStudentConfig
+from student_train.train import build_methods
 from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from tests.command import command, succeed
 from tests.teacher_dump.untrained import write_untrained_teacher
@@ -118,6 +119,24 @@ def test_a_camera_teacher_tells_its_detections_too(world: Path, tmp_path: Path):
     assert trained(student, store, tmp_path / "out")["loss/stxd/rd"] > 0
     checks = json.loads(succeed("recheck", student, store, "--rows", 6, "--json", *both))
     assert all(check["passed"] for check in checks)
+
+
+def test_answers_at_the_same_cell_are_dumped_and_followed(world: Path, tmp_path: Path):
+    """By the score alone: an untrained teacher's boxes overlap nothing."""
+    both = ("--checkpoint", write_untrained_teacher(tmp_path, world), *CPU)
+    table = TABLE + 'response = { pairs = "same_cell", gamma = 0 }\n'
+    weights = (*[1.0] * 8, 0.5, 0.5)
+    table += f"[student.loss]\ncode = {list(weights)}\n"
+    student, store = student_toml(tmp_path, world, table), tmp_path / "store"
+    succeed("dump-teacher", student, "--methods", "stxd", "--out", store, *both)
+    cache = open_cache(store)
+    arrays = {spec.name for spec in cache.fingerprint.arrays}
+    assert arrays == {"boxes/box_code", "cells/heatmap_logit", "cells/bev_high", "cells/index"}
+    assert trained(student, store, tmp_path / "out")["loss/stxd/rd"] > 0
+    run = load_config(student, StudentRun).model_copy(update={"method": "stxd"})
+    method = build_methods(run, cache)["stxd"]
+    assert isinstance(method, Stxd)
+    assert method.response.code == weights
 
 
 def test_a_store_without_the_rows_is_refused(world: Path, tmp_path: Path):

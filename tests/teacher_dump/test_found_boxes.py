@@ -16,12 +16,11 @@ from nets.center_head import CenterMaps
 from store.choices import Coverage
 from store.errors import PlanError
 from store.plan import masks_of, plan_arrays
-from store.schema import Need, Places, Target
+from store.schema import MOST_FOUND, Need, Places, Target
 from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.errors import TeacherError
 from teacher_dump.found_boxes import (
     LEAST_IOU,
-    MOST_FOUND,
     detection_arrays,
     found_at_cells,
     same_order,
