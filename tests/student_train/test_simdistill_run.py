@@ -117,6 +117,17 @@ def test_other_forms_have_dumps_of_their_own(
     train(toml, tmp_path / "own", tmp_path / "student")
 
 
+def test_bfloat16_trains(store: Path, world: Path, tmp_path: Path):
+    """Networks and adapters in it, losses in float32."""
+    toml = write_student_toml(tmp_path, world, method='map_adapter = "conv1x1"')
+    exact = train(toml, store, tmp_path / "exact")
+    toml.write_text(toml.read_text() + 'precision = "bf16-mixed"\n')
+    found = train(toml, store, tmp_path / "rounded")
+    for name in (f"loss/simdistill/{term}" for term in TERMS):
+        assert found[name] == pytest.approx(exact[name], rel=0.05), name
+        assert found[name] != exact[name], name
+
+
 def test_foreground_is_small_and_may_be_turned(
     checkpoint: Path, store: Path, world: Path, tmp_path: Path
 ):
