@@ -27,6 +27,8 @@ class Arm:
         labelled: Percent of the frames whose labels the student may see.
         teacher_labelled: The same of its teacher.
         unlabelled: What the student does with the others.
+        own_store: How the name of a cache ends that holds what this arm alone reads, so that its
+            costs are its own; "": it reads the one of all arms with its teacher.
         started: Whether it starts from the same student, trained without a method before, on the
             same labels.
     """
@@ -40,6 +42,7 @@ class Arm:
     labelled: int = ALL
     teacher_labelled: int = ALL
     unlabelled: Unlabelled = "distil"
+    own_store: str = ""
     started: bool = False
 
     @property
@@ -56,11 +59,12 @@ class Arm:
 
     @property
     def store(self) -> str | None:
-        """Name of the cache it reads, of a teacher and a fraction of labels; None without one."""
+        """Name of the cache it reads, of a teacher and a fraction of labels; None: it has none."""
         if self.method == "none" and self.unlabelled != "pseudo_labels":
             return None
         name = self.taught_by.replace("teacher", "store")
-        return f"{name}_for_{self.labelled}" if self.labelled < ALL else name
+        name = f"{name}_for_{self.labelled}" if self.labelled < ALL else name
+        return f"{name}_{self.own_store}" if self.own_store else name
 
     def of(self, run: StudentRun, out: Path) -> StudentRun:
         """The run of this arm.
@@ -207,9 +211,15 @@ def _labeldistill(*without: str) -> Arm:
     return _history("labeldistill", labeldistill=dict.fromkeys(without, _NOTHING))
 
 
-def _simdistill(method: str, **settings: Any) -> Arm:
-    own = {"simdistill": settings}
-    return Arm(method, own, "sim_student", "sim_teacher", "sim_none", started=True)
+# CMD's 100 is for a mean over 32,400 cells, of which about 30 boxes cover few; here Gaussians cover
+# a fifth of them, and their mean square is ten times as large.
+_SIMDISTILL_HERE = {"cmd": {"weight": 10.0}}
+
+
+def _simdistill(method: str, own_store: str = "", **settings: Any) -> Arm:
+    own = {"simdistill": {**_SIMDISTILL_HERE, **settings}} if method != "none" else {}
+    whose = "sim_student", "sim_teacher", "sim_none"
+    return Arm(method, own, *whose, own_store=own_store, started=True)
 
 
 def _unidistill_term(term: str) -> Arm:
@@ -239,7 +249,9 @@ _METHODS = {
     "stxd": _history("stxd", stxd=_STXD_HERE),
     "sim_none": _simdistill("none"),
     "simdistill": _simdistill("simdistill"),
-    "sim_foreground": _simdistill("simdistill", at="foreground"),
+    # As with UniDistill: the student that it starts from has channels of its own.
+    "sim_adapted": _simdistill("simdistill", map_adapter="conv1x1"),
+    "sim_foreground": _simdistill("simdistill", own_store="foreground", at="foreground"),
     "sim_imd": _simdistill_term("imd"),
     "sim_cmd": _simdistill_term("cmd"),
     "sim_mmd_f": _simdistill_term("mmd_f"),

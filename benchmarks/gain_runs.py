@@ -241,7 +241,7 @@ def scored(checkpoint: Path, run: TeacherRun | StudentRun, folder: Path) -> Resu
         assert scores is not None, "a world has labels"
         # One measurement of a share says little: it moves by a third from one to the next.
         figures = last_values(folder, "loss") | mean_values(
-            folder, ("share/", "xgd/kept/", "stxd/")
+            folder, ("share/", "xgd/kept/", "stxd/", "simdistill/")
         )
         with replacing(record) as partial:
             partial.write_text(

@@ -1,6 +1,6 @@
 """Gradient shares: how hard each term pulls on the student's BEV features, and holding it there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -44,9 +44,15 @@ class GradientBalance(nn.Module):
         detection: Float[Tensor, ""],
         terms: Mapping[str, Float[Tensor, ""]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Share of every term, before its factor; remembers those of the wanted ones."""
-        reference = _gradient_norm(detection, features).clamp(min=1e-12)
-        shares = {name: _gradient_norm(term, features) / reference for name, term in terms.items()}
+        """Share of every term that reaches the map, before its factor; remembers the wanted ones.
+
+        A term on another map alone has none: 0 would say that it does not pull.
+        """
+        reference = _gradient_norm(detection, features)
+        assert reference is not None, "the head reads what is behind this map"
+        norms = {name: _gradient_norm(term, features) for name, term in terms.items()}
+        least = reference.clamp(min=1e-12)
+        shares = {name: norm / least for name, norm in norms.items() if norm is not None}
         for k, name in enumerate(self.wanted):
             # No gradient says nothing of the term's size: it is measured again.
             if name in shares and shares[name] > 0:
@@ -71,12 +77,11 @@ class GradientBalance(nn.Module):
         return self.wanted[name] / max(measured, 1e-3)
 
 
-def _gradient_norm(term: Tensor, features: Tensor) -> Tensor:
+def _gradient_norm(term: Tensor, features: Tensor) -> Tensor | None:
+    """None for a term that does not reach the features."""
     if not term.requires_grad:
         return term.new_zeros(())
-    # A term on another map alone has no gradient here: zeros stand for it.
-    (gradient,) = torch.autograd.grad(
-        term, features, retain_graph=True, allow_unused=True, materialize_grads=True
+    found: Sequence[Tensor | None] = torch.autograd.grad(
+        term, features, retain_graph=True, allow_unused=True
     )
-    norm: Tensor = torch.linalg.vector_norm(gradient.float())
-    return norm
+    return None if found[0] is None else torch.linalg.vector_norm(found[0].float())

@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
     [
         ("demo_student", StudentRun, ("[64, 64]", "[65, 65]"), "(65, 65) is no multiple of the b"),
         ("demo_student", StudentRun, ("[64, 176]", "[65, 177]"), "out_size (65, 177) is no mult"),
-        ("gain_sim_student", StudentRun, ("[64, 64]", "[66, 66]"), "the decoder's stride"),
+        ("gain_sim_student", StudentRun, ("[64, 64]", "[65, 65]"), "the decoder's stride"),
         ("gain_sim_teacher", TeacherRun, ("[64, 176]", "[65, 176]"), "the image backbone's"),
         ("gain_uni_camera_teacher", TeacherRun, ("[64, 176]", "[65, 176]"), "coarsest str"),
         ("gain_uni_camera_teacher", TeacherRun, ("[64, 64]", "[66, 66]"), "the backbone's stri"),

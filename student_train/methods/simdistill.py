@@ -11,11 +11,15 @@ Where the released code does otherwise than it means to, MMD-P can be had in bot
 
 - Its class loss takes the student's probability for a logit and puts the teacher's through a second
   sigmoid; its positive cells are all cells, and it is a sum over the batch. ``intended`` is the
-  quality focal loss against the teacher's probability, over the cells where that is above 0.1.
+  quality focal loss against the teacher's probability, over all cells, divided by the number of
+  those where that is above 0.1.
 - Its box loss has 500 slots, and those without an object all read the corner cell; it takes the
   sine of yaw for an angle. ``intended`` reads the objects alone.
 
 The released teacher's fuser keeps training; a cached one cannot, and is meant not to.
+
+A student that was trained without the method has channels of its own; ``map_adapter``, a deviation,
+leaves it these.
 
 Axes: B batch, M boxes (padded), N or K cells (all, or the foreground's, padded), C channels.
 """
@@ -24,7 +28,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from frames.anchors import AnchorConfig
@@ -53,8 +57,8 @@ from student_train.methods.simdistill_prediction import (
     released_class_loss,
 )
 
-# Of either part of MMD-P (code).
-PREDICTION_WEIGHT = 0.25
+# What IMD and MMD-F compare.
+COMPARED = {"imd": Target.BEV_CAMERA, "mmd_f": Target.BEV_LOW}
 
 
 class SimDistillConfig(MethodConfig):
@@ -67,8 +71,12 @@ class SimDistillConfig(MethodConfig):
             classes' Gaussians, or 1 everywhere.
         adapter: From the simulated to the LiDAR map's channels, in CMD alone: ``conv3x3`` with
             normalisation and ReLU (code), a plain ``conv1x1``, or none.
+        map_adapter: The same in IMD and MMD-F, of the camera and the fused map: none (code), or a
+            plain ``conv1x1``, a deviation.
         prediction: Which form of MMD-P.
         slots: Of the released box loss, for each task of a frame.
+        class_weight: Of the heatmaps in MMD-P (code).
+        box_weight: Of the boxes in it (code).
         imd: Strength of IMD.
         cmd: Of CMD; unmasked it is 1 unless given (code).
         mmd_f: Of MMD-F.
@@ -78,8 +86,11 @@ class SimDistillConfig(MethodConfig):
     at: Literal["map", "foreground"] = "map"
     cmd_mask: Literal["heatmap", "none"] = "heatmap"
     adapter: Literal["conv3x3", "conv1x1", "none"] = "conv3x3"
+    map_adapter: Literal["conv1x1", "none"] = "none"
     prediction: Literal["intended", "released"] = "intended"
     slots: PositiveInt = 500
+    class_weight: float = Field(0.25, ge=0)
+    box_weight: float = Field(0.25, ge=0)
     imd: TermConfig = TermConfig()
     cmd: TermConfig = TermConfig(weight=100.0)
     mmd_f: TermConfig = TermConfig()
@@ -100,6 +111,10 @@ class SimDistillConfig(MethodConfig):
                 'at = "foreground" reads no whole map, which cmd_mask = "none" and prediction = '
                 '"released" need: choose one'
             )
+        if "mmd_p" in self.terms and not (self.class_weight or self.box_weight):
+            raise ValueError(
+                "mmd_p: class_weight and box_weight are 0: set mmd_p = { weight = 0 } instead"
+            )
         if shared := [name for name in ("imd", "cmd") if getattr(self, name).share is not None]:
             raise ValueError(
                 f"{shared[0]}: a gradient share is measured on the student's fused map, which this "
@@ -116,21 +131,21 @@ class SimDistill(Method):
 
     def __init__(self, config: SimDistillConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        own, other = context.student_channels, context.teacher_channels
-        for term, target in (("imd", Target.BEV_CAMERA), ("mmd_f", Target.BEV_LOW)):
-            if term in config.terms:
-                _require_equal(term, target, own, other)
-        if config.prediction == "released" and "mmd_p" in config.terms:
+        if config.prediction == "released" and "mmd_p" in config.terms and config.box_weight:
             context.require_same_heads(
                 "simdistill's released prediction compares the codes of all tasks",
                 otherwise='set prediction = "intended"',
             )
         self.adapt: nn.Module = nn.Identity()
         if "cmd" in config.terms:
-            if config.adapter == "none":
-                _require_equal("cmd", Target.BEV_LIDAR, own, other)
-            channels = own[Target.BEV_LIDAR], other[Target.BEV_LIDAR]
-            self.adapt = map_adapter(config.adapter, *channels, bias=False, norm=norm_2d)
+            self.adapt = _adapter("cmd", config.adapter, Target.BEV_LIDAR, context)
+        self.adapt_maps = nn.ModuleDict(
+            {
+                term: _adapter(term, config.map_adapter, target, context)
+                for term, target in COMPARED.items()
+                if term in config.terms
+            }
+        )
 
     @classmethod
     def needs(
@@ -142,14 +157,14 @@ class SimDistill(Method):
         assert isinstance(config, SimDistillConfig), f"got {type(config).__name__}"
         places = Places.MAP if config.at == "map" else Places.CELLS
         masked, intended = config.cmd_mask == "heatmap", config.prediction == "intended"
+        heatmaps = Need(Target.HEATMAP_LOGIT, places)
+        codes = Need(Target.BOX_CODE, Places.BOXES if intended else Places.MAP)
+        halves = ((heatmaps, config.class_weight), (codes, config.box_weight))
         reads = {
             "imd": [Need(Target.BEV_CAMERA, places)],
             "cmd": [Need(Target.BEV_LIDAR, Places.CELLS if masked else Places.MAP)],
             "mmd_f": [Need(Target.BEV_LOW, places)],
-            "mmd_p": [
-                Need(Target.HEATMAP_LOGIT, places),
-                Need(Target.BOX_CODE, Places.BOXES if intended else Places.MAP),
-            ],
+            "mmd_p": [need for need, weight in halves if weight],
         }
         return frozenset(need for term in config.terms for need in reads[term])
 
@@ -168,25 +183,22 @@ class SimDistill(Method):
         figures: dict[str, Tensor] = {}
         for name in self.config.terms:
             if name == "mmd_p":
-                classes = self._classes(student, targets)
-                codes = self._boxes(student, targets, boxes)
-                loss = PREDICTION_WEIGHT * (classes + codes)
-                figures = {"mmd_p/class": classes.detach(), "mmd_p/box": codes.detach()}
+                halves = self._prediction(student, targets, boxes)
+                loss = torch.stack([weight * half for weight, half in halves.values()]).sum()
+                figures = {f"mmd_p/{half}": value.detach() for half, (_, value) in halves.items()}
             elif name == "cmd":
                 loss = self._lidar(student, targets)
             else:
-                loss = self._map(
-                    Target.BEV_CAMERA if name == "imd" else Target.BEV_LOW, student, targets
-                )
+                loss = self._map(name, student, targets)
             terms[name] = getattr(self.config, name).weight * loss
         return MethodResult(terms, figures)
 
-    def _map(
-        self, target: Target, student: StudentMaps, targets: TeacherTargets
-    ) -> Float[Tensor, ""]:
+    def _map(self, term: str, student: StudentMaps, targets: TeacherTargets) -> Float[Tensor, ""]:
+        target = COMPARED[term]
+        adapted = self.adapt_maps[term](student.features[target])
         if self.config.at == "map":
-            return map_loss(student.features[target], targets.maps[target])
-        own, weight = self._read(student.features[target], targets)
+            return map_loss(adapted, targets.maps[target])
+        own, weight = self._read(adapted, targets)
         return foreground_loss(own, targets.at_cells[target], weight > 0)
 
     def _lidar(self, student: StudentMaps, targets: TeacherTargets) -> Float[Tensor, ""]:
@@ -197,6 +209,17 @@ class SimDistill(Method):
         assert targets.cell_heatmap is not None, "the loader gives it with the centre head's mask"
         weight, cells = targets.cell_heatmap.sum(-1), self.context.grid.num_cells
         return masked_loss(own, targets.at_cells[Target.BEV_LIDAR], weight, cells)
+
+    def _prediction(
+        self, student: StudentMaps, targets: TeacherTargets, boxes: BoxBatch
+    ) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """Weight and value of each half of MMD-P that counts."""
+        halves: dict[str, tuple[float, Tensor]] = {}
+        if weight := self.config.class_weight:
+            halves["class"] = weight, self._classes(student, targets)
+        if weight := self.config.box_weight:
+            halves["box"] = weight, self._boxes(student, targets, boxes)
+        return halves
 
     def _classes(self, student: StudentMaps, targets: TeacherTargets) -> Float[Tensor, ""]:
         logit, task = student.center.heatmap_logit, student.center.class_task
@@ -279,10 +302,13 @@ def masked_loss(
     return gap.square().sum() / (len(student) * cells * student.shape[-1])
 
 
-def _require_equal(term: str, target: Target, own: Any, other: Any) -> None:
-    if own[target] != other[target]:
+def _adapter(term: str, kind: str, target: Target, context: MethodContext) -> nn.Module:
+    own, other = context.student_channels[target], context.teacher_channels[target]
+    if kind == "none" and own != other:
+        key = "adapter" if term == "cmd" else "map_adapter"
         raise ConfigError(
-            f"simdistill's {term} compares {target}, of which the student has {own[target]} "
-            f"channels, the cached teacher {other[target]}: make them equal, or set {term} = "
+            f"simdistill's {term} compares {target}, of which the student has {own} channels, the "
+            f'cached teacher {other}: make them equal, or set {key} = "conv1x1" or {term} = '
             "{ weight = 0 }"
         )
+    return map_adapter(kind, own, other, bias=False, norm=norm_2d)

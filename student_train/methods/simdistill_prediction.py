@@ -26,7 +26,7 @@ def class_loss(
     valid: Bool[Tensor, "b n"],
     class_task: Int64[Tensor, " classes"],
 ) -> Float[Tensor, ""]:
-    """Quality focal loss, for each frame and task over its positive cells; mean over frames.
+    """Quality focal loss, a task's sum over cells by its positive cells; mean over frames.
 
     Args:
         student_logit: At cells.

@@ -7,7 +7,7 @@ import pytest
 import typer
 from PIL import Image
 
-from benchmarks.gain_parts import PARTS, Arm, Part
+from benchmarks.gain_parts import PARTS, Arm, Part, arms_at
 from benchmarks.gain_pictures import over_labels
 from benchmarks.gain_records import Records, config_hash
 from benchmarks.gain_runs import Comparison
@@ -172,6 +172,17 @@ def test_one_student_and_one_cache_serve_all_methods(configs: Path, tmp_path: Pa
         )
 
 
+def test_an_arm_may_have_a_cache_of_its_own():
+    """Only it reads what is in there, so that its bytes are its own."""
+    arms = PARTS["methods"].arms
+    stores = {name: arm.store for name, arm in arms.items() if name.startswith("sim")}
+    assert stores.pop("sim_foreground") == "sim_store_foreground"
+    assert stores.pop("sim_none") is None
+    assert set(stores.values()) == {"sim_store"}
+    readers = [arm for arm in arms_at("methods") if arm.store == "sim_store_foreground"]
+    assert readers == [arms["sim_foreground"]]
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
     part = PARTS[name]
@@ -193,6 +204,7 @@ def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
 def test_the_methods_share_the_teachers_tasks(tmp_path: Path):
     part: Part = PARTS["methods"]
     comparison = Comparison(part, part.arms, tmp_path, CONFIGS, Records(tmp_path, "methods"))
-    arm: Arm = part.arms["unidistill"]
-    student, teacher = comparison.student(arm).student, comparison.teacher(arm).teacher
-    assert student.head.tasks == teacher.head.tasks  # type: ignore[union-attr]
+    arms: list[Arm] = [part.arms["unidistill"], part.arms["simdistill"]]
+    runs = [comparison.student(arm).student for arm in arms]
+    heads = [*runs, *(comparison.teacher(arm).teacher for arm in arms)]
+    assert len({network.head.tasks for network in heads}) == 1  # type: ignore[union-attr]

@@ -59,12 +59,21 @@ def test_estimates_are_smoothed_after_the_first():
     assert smoothed == pytest.approx([2, 3, 2])
 
 
-def test_a_term_without_gradient_has_no_share_and_is_asked_again():
+def test_a_term_without_gradient_has_a_share_of_0_and_is_asked_again():
+    """Such as a constant, and one whose every gap is closed."""
     held, map_ = balance(a=0.5, b=0.5), features()
-    other = torch.ones(2, requires_grad=True)
-    shares = held.measure(map_, dot(map_, 3, 4), {"a": torch.tensor(7.0), "b": other.sum()})
+    terms = {"a": torch.tensor(7.0), "b": 0 * map_.sum()}
+    shares = held.measure(map_, dot(map_, 3, 4), terms)
     assert {name: float(share) for name, share in shares.items()} == {"a": 0, "b": 0}
     assert held.due(1, {"a"})
+
+
+def test_a_term_on_another_map_has_no_share():
+    held, map_ = balance(), features()
+    other = torch.ones(2, requires_grad=True)
+    terms = {"before": other.sum(), "both": other.sum() + dot(map_, 3, 4)}
+    shares = held.measure(map_, dot(map_, 3, 4), terms)
+    assert {name: float(share) for name, share in shares.items()} == {"both": 1}
 
 
 def test_a_detection_loss_without_gradient_gives_finite_shares():

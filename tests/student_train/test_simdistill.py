@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from frames.boxes import BoxBatch, Boxes3D
 from frames.heatmap import CENTER_HEAD, center_heatmap, on_grid
@@ -162,6 +162,31 @@ class TestReleased(DenseSuite):
             assert value.item() == pytest.approx(total / frames_of, rel=1e-4), name
 
 
+class TestMapAdapter(DenseSuite):
+    """With the adapter of IMD and MMD-F the identity."""
+
+    config = SimDistillConfig(adapter="none", map_adapter="conv1x1")
+
+    def build(self) -> Method:
+        return without_effect(SimDistill(self.config, CONTEXT))
+
+
+class TestMapAdapterAtTheForeground(TestForeground):
+    config = SimDistillConfig(adapter="none", map_adapter="conv1x1", at="foreground")
+
+    def build(self) -> Method:
+        return without_effect(SimDistill(self.config, CONTEXT))
+
+
+def without_effect(method: SimDistill) -> SimDistill:
+    for adapter in method.adapt_maps.values():
+        if isinstance(adapter, nn.Conv2d):
+            assert adapter.bias is not None
+            nn.init.dirac_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
+    return method
+
+
 def cut(maps: StudentMaps, part: slice) -> StudentMaps:
     head = maps.center
     return StudentMaps(
@@ -250,6 +275,7 @@ def wide_context():
     [
         ({"at": "foreground", "cmd_mask": "none"}, "reads no whole map"),
         ({"at": "foreground", "prediction": "released"}, "reads no whole map"),
+        ({"class_weight": 0, "box_weight": 0}, "mmd_p: class_weight and box_weight are 0"),
         ({"imd": {"share": 0.1}}, "imd: a gradient share is measured on the student's fused map"),
     ],
 )
@@ -266,6 +292,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ConfigError, match="imd compares bev_camera, of which the student has 3"):
         SimDistill(SimDistillConfig(), context)
     SimDistill(SimDistillConfig(imd=TermConfig(weight=0)), context)
+    SimDistill(SimDistillConfig(map_adapter="conv1x1"), context)
     with_iou = {**CONTEXT.teacher_channels, Target.BOX_CODE: 22}
     context = replace(CONTEXT, teacher_channels=with_iou)
     with pytest.raises(ConfigError, match='or set prediction = "intended"'):
@@ -281,12 +308,59 @@ def test_a_term_without_weight_reads_nothing():
     assert SimDistill.student_maps(alone) == frozenset()
 
 
-def test_only_cmd_trains_the_adapter():
+def some_result(config: SimDistillConfig) -> MethodResult:
     frames = [some_boxes(1), some_boxes(2)]
-    method = SimDistill(SimDistillConfig(adapter="conv1x1"), CONTEXT)
     targets = sim_targets(branched(some_maps(4, 2)), frames)
-    terms = method(branched(some_maps(3, 2)), targets, BoxBatch.pad(frames)).terms
-    assert [name for name, term in terms.items() if term.requires_grad] == ["cmd"]
+    result: MethodResult = without_effect(SimDistill(config, CONTEXT))(
+        branched(some_maps(3, 2)), targets, BoxBatch.pad(frames)
+    )
+    return result
+
+
+@pytest.mark.parametrize(
+    ("config", "trained"),
+    [
+        (SimDistillConfig(adapter="none"), []),
+        (SimDistillConfig(adapter="conv1x1"), ["cmd"]),
+        (SimDistillConfig(adapter="none", map_adapter="conv1x1"), ["imd", "mmd_f"]),
+    ],
+)
+def test_each_adapter_is_of_its_terms_alone(config: SimDistillConfig, trained: list[str]):
+    terms = some_result(config).terms
+    assert [name for name, term in terms.items() if term.requires_grad] == trained
+    assert bool(list(SimDistill(config, CONTEXT).parameters())) == bool(trained)
+
+
+@pytest.mark.parametrize("at", ["map", "foreground"])
+def test_a_map_adapter_may_be_the_identity(at: str):
+    plain = SimDistillConfig.model_validate({"adapter": "none", "at": at})
+    adapted = some_result(plain.model_copy(update={"map_adapter": "conv1x1"})).terms
+    for name, term in some_result(plain).terms.items():
+        assert adapted[name].item() == pytest.approx(term.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize("half", ["class", "box"])
+def test_half_of_the_prediction(half: str):
+    """The other one's weight is 0: it is not read, not computed, not logged."""
+    config = SimDistillConfig(adapter="none")
+    both = some_result(config).figures
+    other = {"class": "box_weight", "box": "class_weight"}[half]
+    found = some_result(config.model_copy(update={other: 0.0, f"{half}_weight": 0.5}))
+    assert found.figures == {f"mmd_p/{half}": both[f"mmd_p/{half}"]}
+    assert found.terms["mmd_p"] == 0.5 * both[f"mmd_p/{half}"]
+    left_out = {"class": Target.BOX_CODE, "box": Target.HEATMAP_LOGIT}[half]
+    needs = SimDistill.needs(config.model_copy(update={other: 0.0}), None)
+    assert {need.target for need in SimDistill.needs(config, None) - needs} == {left_out}
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"at": "foreground"}, {"prediction": "released", "cmd_mask": "none"}]
+)
+def test_half_precision_around_it_changes_nothing(values: dict[str, str]):
+    config = SimDistillConfig.model_validate({"adapter": "none", **values})
+    plain = some_result(config).terms
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert some_result(config).terms == plain
 
 
 def test_the_paper_plan_is_what_the_method_reads():

@@ -1,6 +1,6 @@
 """SimDistill from its cache is SimDistill with the teacher in the training step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -37,6 +37,7 @@ CPU = ("--device", "cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 WEIGHTS = {"imd": 1, "cmd": 100, "mmd_f": 1, "mmd_p": 1}
 FORMS = {"intended": "", "released": 'prediction = "released"\n'}
+MIN_POINTS = 3  # so that the frames have 8, 7 and 11 boxes
 MIRRORS = [(False, False), (True, False), (False, True), (True, True)]
 
 
@@ -47,6 +48,7 @@ def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = write_untrained_teacher(folder, world)
     for form, table in FORMS.items():
         toml = write_student_toml(folder, world, augment=TURNS, method=table)
+        toml.write_text(toml.read_text().replace("[data]", f"[data]\nmin_points = {MIN_POINTS}"))
         common = ("dump-teacher", toml, "--checkpoint", checkpoint, "--methods", "simdistill", *CPU)
         succeed(*common, "--out", folder / f"{form}_canonical")
         succeed(*common, "--out", folder / f"{form}_views", "--views", 3)
@@ -55,7 +57,7 @@ def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One frame of a student's training: its terms from the cache, and the teacher's whole maps.
+    """A batch of a student's training: its terms from the cache, and the teacher's whole maps.
 
     ``rounded`` are these in float16, as the teacher said them before they were mirrored.
     """
@@ -65,7 +67,7 @@ class Pair:
     cached: Mapping[str, Tensor]
     teacher: Mapping[Target, Tensor]
     rounded: Mapping[Target, Tensor]
-    truth: Boxes3D
+    truth: list[Boxes3D]
 
     def live(self, teacher: Mapping[Target, Tensor]) -> dict[str, Tensor]:
         """Literally, from a teacher's whole maps."""
@@ -86,7 +88,7 @@ class Pair:
         )
         slots = 500 if self.method.config.prediction == "released" else None
         grid, task = self.method.context.grid, head.class_task
-        return literal(own, other, [self.truth], grid, task, slots=slots)
+        return literal(own, other, self.truth, grid, task, slots=slots)
 
     def gradient(self, term: Tensor) -> Tensor:
         """Of a term, on all of the student's maps."""
@@ -115,10 +117,18 @@ def compare(pairs: Iterator[Pair]) -> None:
 
 
 def pairs(
-    folder: Path, world: Path, form: str, store: str, augment: str, flips: tuple[bool, bool]
+    folder: Path,
+    world: Path,
+    form: str,
+    store: str,
+    augment: str,
+    flips: tuple[bool, bool],
+    batches: Sequence[Sequence[int]] = ((0,), (1,)),
 ) -> Iterator[Pair]:
-    """Two frames; in a canonical store's, the student's frame is mirrored as it is told."""
+    """Batches of frames; in a canonical store's, a student's frame is mirrored as it is told."""
     run = student_run(folder, world, augment=augment, method=FORMS[form])
+    counted = run.data.model_copy(update={"min_points": MIN_POINTS})
+    run = run.model_copy(update={"data": counted})
     cache = open_cache(folder / f"{form}_{store}")
     canonical = store == "canonical"
     if canonical:
@@ -131,17 +141,19 @@ def pairs(
     frames = read_frames(run.data)
     swept = read_frames(run.data.model_copy(update={"sweeps": teacher.info.sweeps}))
     data = StudentDataset(frames, run, cache, needs_of(run))
-    for position in range(2):
-        batch = data.collate([data[position, position]])
+    for positions in batches:
+        batch = data.collate([data[position, position] for position in positions])
         assert isinstance(batch.seen, SensorInput)
         assert batch.seen.cameras is not None
-        matrix = batch.seen.cameras.geometry.augmented_from_ego[0, [0, 1]][:, [0, 1, 3]]
-        augment_ = BevAugment(matrix)
-        shown = BevAugment.identity() if canonical else augment_
-        said = maps_of(teacher, swept[position], shown)
+        matrices = batch.seen.cameras.geometry.augmented_from_ego[:, [0, 1]][:, :, [0, 1, 3]]
+        augments = [BevAugment(matrix) for matrix in matrices]
+        shown = [BevAugment.identity()] * len(positions) if canonical else augments
+        each = [maps_of(teacher, swept[p], a) for p, a in zip(positions, shown, strict=True)]
+        said = {target: torch.cat([one[target] for one in each]) for target in each[0]}
         rounded = {target: map_.half().float() for target, map_ in said.items()}
         if canonical:
-            assert matrix.equal(BevAugment.compose(flip_x=flips[0], flip_y=flips[1]).matrix)
+            flipped = BevAugment.compose(flip_x=flips[0], flip_y=flips[1]).matrix
+            assert all(matrix.equal(flipped) for matrix in matrices)
             said, rounded = mirrored(said, *flips), mirrored(rounded, *flips)
         method = cast("SimDistill", training.methods["simdistill"])
         student = training.network(batch.seen).maps
@@ -151,7 +163,10 @@ def pairs(
             cached=method(student, batch.targets, batch.boxes).terms,
             teacher=said,
             rounded=rounded,
-            truth=augment_.boxes3d(frames[position].boxes),
+            truth=[
+                augment.boxes3d(frames[position].boxes)
+                for position, augment in zip(positions, augments, strict=True)
+            ],
         )
 
 
@@ -186,3 +201,11 @@ def test_mirrored_maps_are_the_teachers_mirrored(
     folder: Path, world: Path, form: str, flips: tuple[bool, bool]
 ):
     compare(pairs(folder, world, form, "canonical", FLIPS, flips))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_frames_of_unlike_counts_make_one_batch(folder: Path, world: Path, form: str):
+    """Boxes and cells are padded by the loader."""
+    (pair,) = pairs(folder, world, form, "views", TURNS, (False, False), batches=[(1, 2)])
+    assert [len(boxes) for boxes in pair.truth] == [7, 11]
+    compare(iter([pair]))
