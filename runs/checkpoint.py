@@ -1,4 +1,4 @@
-"""A trained model on disk: weights and the resolved config they belong to, nothing executable."""
+"""A trained model on disk: weights and the record of the run they belong to, nothing executable."""
 
 import hashlib
 import pickle
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
-from runs.config import renewed
+from runs.config import RunConfig, renewed
 from runs.errors import CheckpointError
 from runs.files import replacing
 
@@ -27,7 +26,7 @@ class Checkpoint:
 
     Attributes:
         kind: What it is, and so which stage made it.
-        config: The run's resolved config, as plain JSON values.
+        config: The run's record.
         weights: The network's state dict.
         notes: Facts about its making, for example the cache's manifest hash.
         sha256: Digest of the file, hexadecimal.
@@ -122,7 +121,7 @@ def load_safely(path: Path) -> Any:
         ) from None
 
 
-def is_finished(path: Path, run: BaseModel, **notes: Any) -> bool:
+def is_finished(path: Path, run: RunConfig, **notes: Any) -> bool:
     """Whether a run of this config, and with these notes, has left its checkpoint there.
 
     Raises:
@@ -131,6 +130,6 @@ def is_finished(path: Path, run: BaseModel, **notes: Any) -> bool:
     if not path.is_file():
         return False
     found = load_checkpoint(path)
-    same = renewed(found.config, type(run)) == run.model_dump(mode="json")
+    same = renewed(found.config, type(run)) == run.record()
     # A note that an older release did not know is None.
     return same and all(found.notes.get(key) == value for key, value in notes.items())

@@ -5,11 +5,21 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runs.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
+
+
+class RunConfig(BaseModel):
+    """Everything a run is made of: one TOML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def record(self) -> dict[str, Any]:
+        """What its folder and its checkpoint say of it, as plain JSON values."""
+        return self.model_dump(mode="json")
 
 
 def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config:
@@ -51,16 +61,16 @@ def parse_config(values: dict[str, Any], model: type[Config], source: str) -> Co
         raise ConfigError(f"{source} does not fit:\n  " + "\n  ".join(lines)) from None
 
 
-def renewed(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """A resolved config as this release has it: what it lacks, as it is older, has its default.
+def renewed(values: dict[str, Any], model: type[RunConfig]) -> dict[str, Any]:
+    """A run's record as this release writes it: what it lacks, as it is older, has its default.
 
     Args:
-        values: Of a run; keys that are no fields of the model stay, and all if it does not fit.
+        values: The record; keys that are no fields of the model stay, and all if it does not fit.
         model: Of its run.
     """
     own = {key: value for key, value in values.items() if key in model.model_fields}
     try:
-        return values | model.model_validate(own).model_dump(mode="json")
+        return values | model.model_validate(own).record()
     except ValidationError:
         return values
 

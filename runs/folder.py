@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from runs.config import renewed
+from runs.config import RunConfig, renewed
 from runs.errors import ConfigError
 from runs.files import replacing
 
@@ -15,7 +15,7 @@ RECORD = "config.json"
 
 
 def claim_folder(
-    folder: Path, run: BaseModel, *, resume: bool, notes: Mapping[str, Any] | None = None
+    folder: Path, run: RunConfig, *, resume: bool, notes: Mapping[str, Any] | None = None
 ) -> None:
     """Make the folder this run's; called when everything else has been checked.
 
@@ -29,7 +29,7 @@ def claim_folder(
         ConfigError: It holds another run, or an earlier one and ``resume`` was not asked for; or
             its record is damaged.
     """
-    record, config = folder / RECORD, run.model_dump(mode="json") | dict(notes or {})
+    record, config = folder / RECORD, run.record() | dict(notes or {})
     if record.is_file():
         if not resume:
             raise ConfigError(

@@ -16,6 +16,7 @@ from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
 from frames.image_augment import ImageAugmentConfig
 from frames.sensor_input import Modality
+from runs.config import RunConfig
 from runs.errors import ConfigError
 from runs.fit import FitConfig
 from student_train.methods import METHODS
@@ -80,7 +81,7 @@ class BalanceConfig(BaseModel):
     momentum: float = Field(0.7, ge=0, lt=1)
 
 
-class StudentRun(BaseModel):
+class StudentRun(RunConfig):
     """Everything a student's run is made of; stored in its checkpoint.
 
     Attributes:
@@ -97,8 +98,6 @@ class StudentRun(BaseModel):
         methods: Their configs, by name; those of the methods for the student's head.
         balance: Gradient shares.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     data: DatasetConfig
@@ -165,6 +164,12 @@ class StudentRun(BaseModel):
         if images and self.image_augment:
             images.check_size("image_augment.out_size", self.image_augment.out_size)
         return self
+
+    def record(self) -> dict[str, Any]:
+        """Without the tables of methods that it does not train with, which say nothing of it."""
+        tables = {"head": True} | dict.fromkeys(parse_methods(self.method), True)
+        own = self.methods.model_dump(mode="json", include=tables)
+        return super().record() | {"methods": own}
 
     @property
     def reads_cache(self) -> bool:

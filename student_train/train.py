@@ -204,7 +204,7 @@ def train_student(
     Returns:
         The checkpoint's path.
     """
-    path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
+    path, config = out_dir / CHECKPOINT_NAME, run.record()
     read = {
         "cache": cache.manifest_hash if cache else None,
         "start": start.sha256 if start else None,

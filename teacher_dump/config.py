@@ -2,15 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
@@ -19,6 +11,7 @@ from frames.sensor_input import Modality, SensorReader
 from nets.bev_detector import BEVDetectorConfig
 from nets.bevfusion import BEVFusionConfig
 from nets.centerpoint import CenterPointConfig
+from runs.config import RunConfig
 from runs.fit import FitConfig
 from store.fingerprint import TeacherIdentity
 from teacher_dump.second_teacher_config import SecondTeacherConfig
@@ -31,7 +24,7 @@ def _network(values: Any) -> Any:
     return getattr(values, "network", None)
 
 
-class TeacherRun(BaseModel):
+class TeacherRun(RunConfig):
     """Everything a teacher's run is made of; stored in its checkpoint.
 
     Attributes:
@@ -43,8 +36,6 @@ class TeacherRun(BaseModel):
         image_augment: Augmentation of each image, where the network sees images.
         fit: Length and pace.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     data: DatasetConfig

@@ -1,6 +1,6 @@
 """A label encoder's training run: one TOML."""
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from frames.augment import BevAugmentConfig
 from frames.dataset import DatasetConfig, check_classes
@@ -8,12 +8,13 @@ from frames.detection_classes import DETECTION_CLASSES
 from nets.center_loss import CenterLossConfig
 from nets.centerpoint import CenterPointConfig
 from nets.label_encoder import LabelEncoderConfig
+from runs.config import RunConfig
 from runs.errors import ConfigError
 from runs.fit import FitConfig
 from store.differences import differences
 
 
-class LabelEncoderRun(BaseModel):
+class LabelEncoderRun(RunConfig):
     """Everything such a run is made of but the teacher; stored in its checkpoint.
 
     Attributes:
@@ -24,8 +25,6 @@ class LabelEncoderRun(BaseModel):
         augment: BEV augmentation of the boxes.
         fit: Length and pace.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     data: DatasetConfig

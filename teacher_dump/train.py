@@ -144,7 +144,7 @@ def train_teacher(run: TeacherRun, out_dir: Path, *, resume: bool, device: str) 
     Returns:
         The checkpoint's path.
     """
-    path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
+    path, config = out_dir / CHECKPOINT_NAME, run.record()
     if resume and is_finished(path, run):
         return path
     frames = labelled_frames(read_frames(run.data))

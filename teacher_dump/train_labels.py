@@ -82,7 +82,7 @@ def train_label_encoder(
     """
     checkpoint = load_checkpoint(teacher, "teacher")
     made_for = {TEACHER_SHA256: checkpoint.sha256}
-    path, config = out_dir / CHECKPOINT_NAME, run.model_dump(mode="json")
+    path, config = out_dir / CHECKPOINT_NAME, run.record()
     if resume and is_finished(path, run, **made_for):
         return path
     decoder = LabelDecoder(checkpoint)

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from runs.checkpoint import is_finished, save_checkpoint
+from runs.config import RunConfig
 from runs.errors import ConfigError
 from runs.folder import RECORD, claim_folder
 
@@ -16,7 +17,7 @@ class Data(BaseModel):
     labelled: float = 1.0
 
 
-class Run(BaseModel):
+class Run(RunConfig):
     name: str = "a"
     data: Data = Data()
 

@@ -1,5 +1,6 @@
 """Training with every combination of methods, and caches that do not serve."""
 
+import json
 import math
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 
 from frames.frame import Frame
 from runs.checkpoint import load_checkpoint
+from runs.errors import ConfigError
+from runs.folder import RECORD
 from runs.metrics import last_values
 from store.errors import FingerprintError, MissingTargetError
 from store.reader import Cache, open_cache
@@ -139,3 +142,28 @@ def test_every_method_starts_from_the_same_student(run: StudentRun, cache: Cache
         training = StudentTraining(with_method(run, method), cache)
         starts.append({k: v.tolist() for k, v in training.network.state_dict().items()})
     assert all(start == starts[0] for start in starts)
+
+
+def test_a_run_belongs_to_the_tables_of_its_own_methods(
+    run: StudentRun, cache: Cache, tmp_path: Path
+):
+    """A new default of another method stops no run, begun or ended; one of its own does."""
+    run = with_method(run, "imitation")
+    path = train_student(run, cache, tmp_path, resume=False, device="cpu")
+    assert load_checkpoint(path).config["methods"].keys() == {"head", "imitation"}
+    record = tmp_path / RECORD
+    begun = json.loads(record.read_text())
+    assert begun["methods"] == load_checkpoint(path).config["methods"]
+    # As releases wrote it that kept every table, with other values than today's defaults.
+    begun["methods"]["stxd"] = {"response": {"top": 7}}
+    record.write_text(json.dumps(begun))
+    trained = path.stat().st_mtime_ns
+    train_student(run, cache, tmp_path, resume=True, device="cpu")
+    assert path.stat().st_mtime_ns == trained
+    path.unlink()
+    train_student(run, cache, tmp_path, resume=True, device="cpu")
+    begun["methods"]["imitation"] = {"feature": {"share": 0.5}}
+    record.write_text(json.dumps(begun))
+    path.unlink()
+    with pytest.raises(ConfigError, match="begun with another config"):
+        train_student(run, cache, tmp_path, resume=True, device="cpu")
