@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from store.choices import Encoding
 from student_train.config import StudentRun, Unlabelled
 
 LABEL_ENCODER = "label_encoder"
@@ -29,6 +30,7 @@ class Arm:
         unlabelled: What the student does with the others.
         own_store: How the name of a cache ends that holds what this arm alone reads, so that its
             costs are its own; "": it reads the one of all arms with its teacher.
+        encoding: Of that cache's features; None: as the method wants them.
         started: Whether it starts from the same student, trained without a method before, on the
             same labels.
     """
@@ -43,6 +45,7 @@ class Arm:
     teacher_labelled: int = ALL
     unlabelled: Unlabelled = "distil"
     own_store: str = ""
+    encoding: Encoding | None = None
     started: bool = False
 
     @property
@@ -212,6 +215,7 @@ def _labeldistill(*without: str) -> Arm:
 
 
 _SIMDISTILL_TERMS = ("imd", "cmd", "mmd_f", "mmd_p")
+_SMALLER = (Encoding.BFLOAT16, Encoding.UINT8)
 # CMD's 100 is for a mean over 32,400 cells, of which about 30 boxes cover few; here Gaussians cover
 # a fifth of them, and their mean square is 0.022 against an estimated 0.002.
 _SIMDISTILL_HERE = {"cmd": {"weight": 10.0}}
@@ -221,6 +225,10 @@ def _simdistill(method: str, own_store: str = "", **settings: Any) -> Arm:
     own = {"simdistill": {**_SIMDISTILL_HERE, **settings}} if method != "none" else {}
     whose = "sim_student", "sim_teacher", "sim_none"
     return Arm(method, own, *whose, own_store=own_store, started=True)
+
+
+def _encoded(encoding: Encoding) -> Arm:
+    return replace(_simdistill("simdistill", str(encoding)), encoding=encoding)
 
 
 def _unidistill_term(term: str) -> Arm:
@@ -255,6 +263,7 @@ _METHODS = {
     "sim_adapted": _simdistill("simdistill", map_adapter="conv1x1"),
     "sim_foreground": _simdistill("simdistill", own_store="foreground", at="foreground"),
     **{f"sim_{term}": _simdistill_term(term) for term in _SIMDISTILL_TERMS},
+    **{f"sim_{encoding}": _encoded(encoding) for encoding in _SMALLER},
     "xgd+imitation": _history("xgd+imitation"),
     "xgd+unidistill": _history("xgd+unidistill", unidistill=_ADAPTED),
     "labeldistill+stxd": _history("labeldistill+stxd", stxd=_STXD_HERE),
@@ -264,8 +273,11 @@ _METHODS = {
     **{f"uni_{term}": _unidistill_term(term) for term in _SHARES},
     **{f"stxd_{term}": _stxd_term(term) for term in _STXD_TERMS},
 }
-# Terms by themselves that have not been run.
-_ALONE = (*(f"sim_{t}" for t in _SIMDISTILL_TERMS), *(f"stxd_{t}" for t in _STXD_TERMS))
+# Each a question of its own, run when asked for.
+_ASIDE = (
+    *(f"sim_{name}" for name in (*_SIMDISTILL_TERMS, *_SMALLER)),
+    *(f"stxd_{term}" for term in _STXD_TERMS),
+)
 
 
 def _few_labels(percent: int) -> dict[str, Arm]:
@@ -301,7 +313,7 @@ PARTS = {
     "nuscenes": _part("nuscenes", "gain", _NUSCENES, _GATES),
     "kitti": _part("kitti", "gain_kitti", _KITTI, _GATES),
     "unidistill": _part("unidistill", "gain_uni", _UNIDISTILL),
-    "methods": _part("methods", "gain", _METHODS, _ALONE),
+    "methods": _part("methods", "gain", _METHODS, _ASIDE),
     "few_labels": _part("methods", "gain", _FEW_LABELS, _PSEUDO),
 }
 

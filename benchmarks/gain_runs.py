@@ -194,7 +194,9 @@ class Comparison:
         every = _with_all_methods(self.student(arm) for arm in readers)
         checkpoint = self.out / readers[0].taught_by / "teacher.pt"
         teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
-        steps.ensure_cache(teacher, plan_teacher_dump(teacher, every), store)
+        steps.ensure_cache(
+            teacher, plan_teacher_dump(teacher, every, encoding=readers[0].encoding), store
+        )
         time_teacher(teacher, every, store)
 
 

@@ -1,12 +1,12 @@
 r"""Which encoding SimDistill's maps should have: bytes on disk, error of each loss, accuracy.
 
     python -m benchmarks.simdistill_codecs configs/gain_sim_student.toml --checkpoint TEACHER \
-        --out OUT [--data-root WORLD] [--frames 32] [--seeds 0,1,2]
+        --out OUT [--data-root WORLD] [--frames 32]
 
 A real store for each encoding of features (logits and codes stay float16), and one of the
 foreground's places alone. The losses of two made-up students, a random and a close one, are held
-against those from the float32 store. With --seeds also accuracy: students are trained from stores
-of all frames and scored by nuScenes' evaluator, beside --method none.
+against those from the float32 store. What it does to the accuracy of trained students: arms
+sim_bfloat16, sim_uint8 and sim_foreground of ``python -m benchmarks.gains --part methods``.
 """
 
 from pathlib import Path
@@ -16,8 +16,6 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.gain_runs import scored, with_fit
-from benchmarks.gain_tables import Result
 from benchmarks.rounds import Report
 from commands import steps as job
 from commands.planned_dump import plan_teacher_dump
@@ -37,7 +35,7 @@ from student_train.data import StudentDataset
 from student_train.methods.base import MethodContext, StudentMaps, TeacherTargets
 from student_train.methods.simdistill import SimDistill, SimDistillConfig
 from student_train.students.kinds import center_head
-from student_train.train import needs_of, train_student
+from student_train.train import needs_of
 from teacher_dump.protocol import Teacher
 from teacher_dump.teachers import own_teacher
 
@@ -51,22 +49,17 @@ TERMS = ("imd", "cmd", "mmd_f")
 def main(
     config: Annotated[Path, typer.Argument(help="A simulated-fusion student's TOML.")],
     checkpoint: Annotated[Path, typer.Option(help="Its teacher.pt.")],
-    out: Annotated[Path, typer.Option(help="Stores and runs go here.")],
+    out: Annotated[Path, typer.Option(help="Stores go here.")],
     data_root: Annotated[Path | None, typer.Option(help="Data set folder.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Of the stores that losses read.")] = 32,
-    seeds: Annotated[str, typer.Option(help="Train students of these, joined with commas.")] = "",
 ) -> None:
-    """Print bytes and errors and, with --seeds, scores."""
+    """Print bytes and errors."""
     torch.set_num_threads(1)
     run = load_config(config, StudentRun, data__root=data_root)
     # As the frames are: what is measured is the encoding.
     run = run.model_copy(update={"method": "simdistill", "bev_augment": BevAugmentConfig()})
     teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
-    console.print(error_report(teacher, run, out / "few", frames).markdown(), soft_wrap=True)
-    if seeds:
-        every = [int(seed) for seed in seeds.split(",")]
-        report = score_report(teacher, run, out / "all", every)
-        console.print(report.markdown(), soft_wrap=True)
+    console.print(error_report(teacher, run, out, frames).markdown(), soft_wrap=True)
 
 
 def runs_of(run: StudentRun) -> dict[str, tuple[StudentRun, Encoding | None]]:
@@ -77,7 +70,7 @@ def runs_of(run: StudentRun) -> dict[str, tuple[StudentRun, Encoding | None]]:
 
 
 def store_of(
-    teacher: Teacher, run: StudentRun, encoding: Encoding | None, out: Path, limit: int | None
+    teacher: Teacher, run: StudentRun, encoding: Encoding | None, out: Path, limit: int
 ) -> Path:
     """A finished store, made unless it is there."""
     job.ensure_cache(teacher, plan_teacher_dump(teacher, run, encoding=encoding, limit=limit), out)
@@ -206,29 +199,6 @@ def losses_of(
         gradient = torch.autograd.grad(term, leaves, retain_graph=True, materialize_grads=True)
         found[name] = (term.item(), torch.cat([each.flatten() for each in gradient]))
     return found
-
-
-def score_report(teacher: Teacher, run: StudentRun, out: Path, seeds: list[int]) -> Report:
-    """Scores of students trained from each store, and of one without a teacher."""
-    rows = []
-    every = {"none": (run.model_copy(update={"method": "none"}), None), **runs_of(run)}
-    for name, (own, encoding) in every.items():
-        folder, cache = out / name.split(",")[0], None
-        if name != "none":
-            cache = open_cache(store_of(teacher, own, encoding, folder / "store", None))
-        found = [_scores_of(own, cache, folder / str(seed), seed) for seed in seeds]
-        cells = [f"{score['mean_ap']:.4f} {score['nds']:.4f}" for score in found]
-        rows.append([name, *cells, f"{sum(score['mean_ap'] for score in found) / len(found):.4f}"])
-    columns = ["encoding", *(f"seed {seed}: mAP NDS" for seed in seeds), "mean mAP"]
-    return Report(f"Students after {run.fit.steps} steps", columns, rows)
-
-
-def _scores_of(run: StudentRun, cache: Cache | None, out: Path, seed: int) -> Result:
-    """One student, trained and scored unless it is there."""
-    run = with_fit(run, seed=seed, threads=1)
-    path = train_student(run, cache, out, resume=True, device="cpu")
-    scores: Result = scored(path, run, out)["scores"]
-    return scores
 
 
 if __name__ == "__main__":

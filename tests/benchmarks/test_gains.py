@@ -14,6 +14,7 @@ from benchmarks.gain_runs import Comparison
 from benchmarks.gains import main
 from runs.checkpoint import load_checkpoint
 from runs.errors import ConfigError
+from store.choices import Encoding
 from store.reader import open_cache
 from tests.commands.test_demo import WORLD
 from tests.tiny import write_past_student_toml, write_student_toml, write_teacher_toml
@@ -67,6 +68,17 @@ def test_arms_and_seeds_end_in_tables_pictures_and_records(
     write_student_toml(configs, tmp_path, steps=3).rename(configs / "gain_student.toml")
     with pytest.raises(ConfigError, match=r"none-0\.json is of another config"):
         main(out, arms="none", seeds="0", configs=configs, records=kept)
+
+
+def test_an_arm_may_have_a_smaller_cache_of_its_own(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_student_toml(configs, tmp_path).rename(configs / "gain_student.toml")
+    small = Arm("imitation", own_store="uint8", encoding=Encoding.UINT8)
+    monkeypatch.setitem(PARTS["nuscenes"].arms, "small", small)
+    main(tmp_path / "out", arms="small", seeds="0", configs=configs)
+    arrays = open_cache(tmp_path / "out" / "nuscenes" / "store_uint8").fingerprint.arrays
+    assert Encoding.UINT8 in [array.encoding for array in arrays]
 
 
 @pytest.fixture
@@ -178,6 +190,8 @@ def test_an_arm_may_have_a_cache_of_its_own():
     stores = {name: arm.store for name, arm in arms.items() if name.startswith("sim")}
     assert stores.pop("sim_foreground") == "sim_store_foreground"
     assert stores.pop("sim_none") is None
+    assert stores.pop("sim_uint8") == "sim_store_uint8"
+    assert stores.pop("sim_bfloat16") == "sim_store_bfloat16"
     assert set(stores.values()) == {"sim_store"}
     readers = [arm for arm in arms_at("methods") if arm.store == "sim_store_foreground"]
     assert readers == [arms["sim_foreground"]]
@@ -195,7 +209,7 @@ def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
             taught = comparison.teacher(arm)
             assert taught.teacher.classes == run.student.classes
             assert taught.data.labelled == arm.teacher_labelled / 100
-        hashes.add((config_hash([run]), arm.taught_by))
+        hashes.add((config_hash([run]), arm.taught_by, arm.encoding))
     assert len(hashes) == len(part.arms)
     assert set(part.usual) <= set(part.arms)
     assert {arm.base for arm in part.arms.values()} <= set(part.arms)
