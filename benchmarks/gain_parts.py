@@ -33,6 +33,7 @@ class Arm:
         encoding: Of that cache's features; None: as the method wants them.
         started: Whether it starts from the same student, trained without a method before, on the
             same labels.
+        length: How many times its TOML's steps it takes.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Arm:
     own_store: str = ""
     encoding: Encoding | None = None
     started: bool = False
+    length: int = 1
 
     @property
     def start(self) -> str | None:
@@ -86,6 +88,7 @@ class Arm:
                 "label_encoder": encoder,
             }
         document["data"] |= few_labels(self.labelled)
+        document["fit"]["steps"] *= self.length
         own = {"method": self.method, "unlabelled": self.unlabelled}
         return StudentRun.model_validate(document | own)
 
@@ -215,6 +218,11 @@ def _labeldistill(*without: str) -> Arm:
 
 
 _SIMDISTILL_TERMS = ("imd", "cmd", "mmd_f", "mmd_p")
+_SIMDISTILL_SHARES: dict[str, Any] = {
+    "map_adapter": "conv1x1",
+    "mmd_f": {"share": 0.3},
+    "mmd_p": {"share": 0.3},
+}
 _SMALLER = (Encoding.BFLOAT16, Encoding.UINT8)
 # CMD's 100 is for a mean over 32,400 cells, of which about 30 boxes cover few; here Gaussians cover
 # a fifth of them, and their mean square is 0.022 against an estimated 0.002.
@@ -229,6 +237,11 @@ def _simdistill(method: str, own_store: str = "", **settings: Any) -> Arm:
 
 def _encoded(encoding: Encoding) -> Arm:
     return replace(_simdistill("simdistill", str(encoding)), encoding=encoding)
+
+
+def _from_scratch(arm: Arm) -> Arm:
+    """With the method from the first step on, as many as the start's."""
+    return replace(arm, base="sim_none_scratch", started=False, length=START_LENGTH)
 
 
 def _unidistill_term(term: str) -> Arm:
@@ -261,6 +274,10 @@ _METHODS = {
     "simdistill": _simdistill("simdistill"),
     # As with UniDistill: the student that it starts from has channels of its own.
     "sim_adapted": _simdistill("simdistill", map_adapter="conv1x1"),
+    # As hard as imitation pulls.
+    "sim_shares": _simdistill("simdistill", **_SIMDISTILL_SHARES),
+    "sim_none_scratch": _from_scratch(_simdistill("none")),
+    "sim_scratch": _from_scratch(_simdistill("simdistill")),
     "sim_foreground": _simdistill("simdistill", own_store="foreground", at="foreground"),
     **{f"sim_{term}": _simdistill_term(term) for term in _SIMDISTILL_TERMS},
     **{f"sim_{encoding}": _encoded(encoding) for encoding in _SMALLER},
@@ -275,7 +292,7 @@ _METHODS = {
 }
 # Each a question of its own, run when asked for.
 _ASIDE = (
-    *(f"sim_{name}" for name in (*_SIMDISTILL_TERMS, *_SMALLER)),
+    *(f"sim_{name}" for name in (*_SIMDISTILL_TERMS, *_SMALLER, "none_scratch", "scratch")),
     *(f"stxd_{term}" for term in _STXD_TERMS),
 )
 

@@ -173,8 +173,8 @@ class Comparison:
 
     def start(self, arm: Arm) -> StudentRun:
         """The run of what it starts from: its student without a method, for longer."""
-        run = self.student(Arm("none", student=arm.student, labelled=arm.labelled))
-        return with_fit(run, steps=START_LENGTH * run.fit.steps, threads=1)
+        own = Arm("none", student=arm.student, labelled=arm.labelled, length=START_LENGTH)
+        return with_fit(self.student(own), threads=1)
 
     def teacher(self, arm: Arm) -> TeacherRun:
         """The run of its teacher."""

@@ -190,6 +190,7 @@ def test_an_arm_may_have_a_cache_of_its_own():
     stores = {name: arm.store for name, arm in arms.items() if name.startswith("sim")}
     assert stores.pop("sim_foreground") == "sim_store_foreground"
     assert stores.pop("sim_none") is None
+    assert stores.pop("sim_none_scratch") is None
     assert stores.pop("sim_uint8") == "sim_store_uint8"
     assert stores.pop("sim_bfloat16") == "sim_store_bfloat16"
     assert set(stores.values()) == {"sim_store"}
