@@ -49,10 +49,15 @@ app.add_typer(catalogue.names, name="catalogue")
 
 
 def main() -> None:
-    """Run the command line; a user's error is one clear message and exit code 1."""
+    """Run the command line."""
+    run(app)
+
+
+def run(commands: typer.Typer) -> None:
+    """Run commands; a user's error is one clear message and exit code 1."""
     pretty_tracebacks(console=console, show_locals=False)
     try:
-        app(standalone_mode=True)
+        commands(standalone_mode=True)
     except USER_ERRORS as error:
         errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         errors.print(f"error: {printable(str(error), keep=chr(10))}")

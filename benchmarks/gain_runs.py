@@ -108,6 +108,7 @@ class Comparison:
         """
         every = [self.job(name, seed) for seed in seeds for name in self.arms]
         todo = [job for job in every if not self.records.has(job.name, job.configs)]
+        console.print(f"{len(todo)} of {len(every)} runs are not recorded; {jobs} at a time")
         if not todo:
             return
         make_world(self.world, self.out / "world", workers=jobs)

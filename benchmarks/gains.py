@@ -15,6 +15,7 @@ errors, which then jump with a handful of boxes; so the errors of the classes th
 are printed too.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,14 @@ from benchmarks.gain_pictures import draw_gains
 from benchmarks.gain_records import Records, origins
 from benchmarks.gain_runs import Comparison
 from benchmarks.gain_tables import of_nuscenes, reports
+from cli import run
+from command_line.options import comma_separated
 from commands.progress import console
 
+app = typer.Typer(pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(  # noqa: PLR0913 - the options of a command
     out: Annotated[
         Path | None, typer.Option(help="Folder for world, caches, runs and pictures.")
@@ -35,7 +41,7 @@ def main(  # noqa: PLR0913 - the options of a command
     part: Annotated[str, typer.Option(help=f"{', '.join(PARTS)}.")] = "nuscenes",
     arms: Annotated[str, typer.Option(help="Comma-separated; default: the part's.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds to run, comma-separated.")] = "0,1,2",
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     configs: Annotated[Path, typer.Option(help="Folder of the TOMLs.")] = Path("configs"),
     records: Annotated[
         Path | None, typer.Option(help="Folder of the finished runs' records; default: in OUT.")
@@ -48,14 +54,16 @@ def main(  # noqa: PLR0913 - the options of a command
     """Run what is neither there nor recorded, then print the tables of all that is recorded."""
     if out is None and not (only_tables and records):
         raise typer.BadParameter("--out is needed, but for --only-tables with --records")
+    _require_known("part", [part], PARTS)
     wanted = PARTS[part]
-    names = arms.split(",") if arms else list(wanted.arms if only_tables else wanted.usual)
+    names = comma_separated(arms) or list(wanted.arms if only_tables else wanted.usual)
+    _require_known("arm", names, wanted.arms)
     chosen = {name: wanted.arms[name] for name in names}
     place = records or _given(out) / "records"
     book = Records(place, wanted.home)
     if not only_tables:
         comparison = Comparison(wanted, chosen, _given(out), configs, book)
-        comparison.run([int(seed) for seed in seeds.split(",")], jobs)
+        comparison.run(_numbers(seeds), jobs)
     results = book.read([*made_first(chosen.values()), *chosen])
     shown = {name: arm for name, arm in chosen.items() if any(run[0] == name for run in results)}
     if not shown:
@@ -73,10 +81,23 @@ def main(  # noqa: PLR0913 - the options of a command
         draw_gains(results, shown, drawn)
 
 
+def _require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in comma_separated(seeds)]
+    except ValueError:
+        raise typer.BadParameter(f"seeds are numbers, found {seeds!r}") from None
+
+
 def _given(out: Path | None) -> Path:
     assert out is not None, "main has asked for it"
     return out
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(app)

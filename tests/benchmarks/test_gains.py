@@ -70,6 +70,15 @@ def test_arms_and_seeds_end_in_tables_pictures_and_records(
         main(out, arms="none", seeds="0", configs=configs, records=kept)
 
 
+def test_what_is_not_known_is_named(tmp_path: Path):
+    with pytest.raises(typer.BadParameter, match="unknown part 'foo'; known: nuscenes, kitti"):
+        main(tmp_path / "out", part="foo")
+    with pytest.raises(typer.BadParameter, match="unknown arm 'foo'; known: none, imitation"):
+        main(tmp_path / "out", arms="none, foo")
+    with pytest.raises(typer.BadParameter, match="seeds are numbers, found '0,a'"):
+        main(tmp_path / "out", seeds="0,a")
+
+
 def test_an_arm_may_have_a_smaller_cache_of_its_own(
     configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
