@@ -48,7 +48,7 @@ def costs(run: StudentRun, store: Path | None, folder: Path) -> dict[str, float]
     arrays = summary(store)["arrays"]
     weight = sum(a["stored_bytes_per_frame"] for a in arrays if a["name"] in read)
     seconds: float = json.loads(_record(store).read_text())["seconds_a_row"]
-    spared = seconds * run.fit.steps * run.fit.batch_size
+    spared = seconds * run.fit.steps * run.fit.frames_per_step
     return found | {"bytes / frame": weight, "teacher s": spared}
 
 

@@ -38,7 +38,10 @@ class FitConfig(BaseModel):
 
     Attributes:
         steps: Optimizer steps.
-        batch_size: Frames a step.
+        batch_size: Frames of a batch.
+        accumulate: Batches a step, one after another, for less memory than one large batch takes.
+            Their gradients are averaged; what a batch has one of (BatchNorm's statistics, the
+            number of objects that losses are divided by) stays each batch's own.
         learning_rate: Peak of AdamW's rate.
         rates: Factors on it, by a part of parameters' names, as mmcv's ``custom_keys``:
             ``image.body`` for a pretrained backbone. Of several that fit, the longest counts.
@@ -68,6 +71,7 @@ class FitConfig(BaseModel):
 
     steps: PositiveInt
     batch_size: PositiveInt = 8
+    accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 2e-3
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     weight_decay: float = Field(0.01, ge=0)
@@ -84,6 +88,11 @@ class FitConfig(BaseModel):
     log_every: PositiveInt = 10
     save_every: PositiveInt = 200
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    @property
+    def frames_per_step(self) -> int:
+        """Of all its batches."""
+        return self.batch_size * self.accumulate
 
 
 class Training(pl.LightningModule, ABC):
@@ -110,6 +119,14 @@ class Training(pl.LightningModule, ABC):
         self.log("loss", total.detach(), prog_bar=True)
         self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
         return total
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget the batches of a step that was not ended: they are read again."""
+        steps, loop = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps
+        for progress in ("total", "current"):
+            counts = loop["epoch_loop.batch_progress"][progress]
+            counts |= dict.fromkeys(counts, steps * self.fit_config.accumulate)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, _dataloader_idx: int
@@ -200,7 +217,7 @@ def fit(
         FloatingPointError: The loss is not finite.
     """
     config = training.fit_config
-    total = config.steps * config.batch_size
+    total = config.steps * config.frames_per_step
     sampler = StepSampler(len(data), total, config.seed, data.blocks)
     state = out_dir / "state.ckpt"
     start = state if resume and state.is_file() else None
@@ -208,7 +225,7 @@ def fit(
     if start is not None:
         saved = load_safely(start)
         done = saved["global_step"]
-        sampler.start = done * config.batch_size
+        sampler.start = done * config.frames_per_step
         if done >= config.steps:
             training.load_state_dict(saved["state_dict"])
             return
@@ -287,6 +304,7 @@ def _trainer(config: FitConfig, csv_logger: CSVLogger, device: str, name: str) -
         devices=1,
         max_steps=config.steps,
         max_epochs=1,
+        accumulate_grad_batches=config.accumulate,
         precision=config.precision,
         gradient_clip_val=config.clip_norm,
         log_every_n_steps=min(config.log_every, config.steps),
@@ -323,14 +341,17 @@ class StepTimer(pl.Callback):
     """
 
     def __init__(self) -> None:
+        self.step = 0
         self.last: float | None = None
         self.seconds: deque[float] = deque(maxlen=500)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """One more step is done."""
-        now = time.perf_counter()
+        """Perhaps one more step is done."""
+        if trainer.global_step == self.step:
+            return
+        self.step, now = trainer.global_step, time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
         self.last = now

@@ -54,7 +54,7 @@ def real_toml(folder: Path, name: str) -> Path:
         text, found = re.subn(f"(?m)^{key} = .*$", f"{key} = {value}", text)
         assert found == 1, key
     path = folder / name
-    path.write_text(text)
+    path.write_text(re.sub("(?m)^accumulate = .*\n", "", text))
     return path
 
 

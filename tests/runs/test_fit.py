@@ -147,6 +147,37 @@ def test_an_interrupted_run_goes_on_with_the_next_example(tmp_path: Path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def test_accumulated_batches_step_as_one(tmp_path: Path):
+    large, small = Line(config(batch_size=6)), Line(config(accumulate=3))
+    run_fit(large, tmp_path / "large")
+    run_fit(small, tmp_path / "small")
+    assert small.seen == large.seen
+    # Three batches of two are not one of six in the last digits.
+    assert small.line.weight.item() == pytest.approx(large.line.weight.item(), rel=1e-5)
+    assert len(losses(tmp_path / "small")) == 6
+
+
+class InterruptedInside(Line):
+    """In the third step, after two of its three batches."""
+
+    def loss_terms(self, batch: Tensor) -> dict[str, Tensor]:
+        if len(self.seen) == (2 * 3 + 2) * 2:
+            raise KeyboardInterrupt
+        return super().loss_terms(batch)
+
+
+def test_a_step_that_was_not_ended_is_done_again(tmp_path: Path):
+    whole, cut = Line(config(accumulate=3)), InterruptedInside(config(accumulate=3))
+    run_fit(whole, tmp_path / "whole")
+    with pytest.raises(RunInterruptedError, match="after 2 of 6 steps"):
+        run_fit(cut, tmp_path / "cut")
+    rest = Line(config(accumulate=3))
+    run_fit(rest, tmp_path / "cut", resume=True)
+    assert cut.seen[: 2 * 6] + rest.seen == whole.seen
+    assert rest.line.weight.equal(whole.line.weight)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
 def test_rows_after_the_saved_state_are_logged_once(tmp_path: Path):
     """As after a kill: the log is ahead of the state, which is of step 3."""
     with pytest.raises(RunInterruptedError, match="after 3 of 6"):
