@@ -324,13 +324,33 @@ def _trainer(config: FitConfig, csv_logger: CSVLogger, device: str, name: str) -
 
 
 class StateCheckpoint(ModelCheckpoint):
-    """Keeps the last good state: a diverged one is not worth resuming."""
+    """Keeps the last good state: a diverged one is not worth resuming.
+
+    A step that was not ended leaves no trace in it: what its batches have changed besides the
+    weights, such as BatchNorm's statistics, is taken back.
+    """
+
+    step = -1
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Remember the buffers as a step finds them."""
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            state = pl_module.state_dict()
+            own = [name for name, _ in pl_module.named_buffers() if name in state]
+            self.buffers = {name: state[name].clone() for name in own}
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save, unless the loss was not finite."""
         if not isinstance(exception, FloatingPointError):
+            if trainer.global_step == self.step:
+                state = pl_module.state_dict()
+                for name, value in self.buffers.items():
+                    state[name].copy_(value)
             super().on_exception(trainer, pl_module, exception)
 
 
@@ -341,9 +361,13 @@ class StepTimer(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self.step = 0
+        self.step = -1
         self.last: float | None = None
         self.seconds: deque[float] = deque(maxlen=500)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """A resumed run begins with steps behind it."""
+        self.step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any

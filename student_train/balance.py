@@ -28,15 +28,20 @@ class GradientBalance(nn.Module):
         self.wanted = dict(wanted)
         # Measured share of each wanted term; negative until it has been measured.
         self.register_buffer("smoothed", -torch.ones(len(wanted)))
+        self._asked_at = -1
 
     def due(self, step: int, names: set[str]) -> bool:
-        """Whether to measure: every so many steps, and when a term appears for the first time."""
+        """Whether to measure: every so many steps, and when a term appears for the first time.
+
+        Asked once a batch; of the batches of a step the first is measured.
+        """
+        again, self._asked_at = step == self._asked_at, step
         new = [
             name
             for k, name in enumerate(self.wanted)
             if name in names and float(self.smoothed[k]) < 0
         ]
-        return bool(new) or step % self.config.every == 0
+        return bool(new) or (step % self.config.every == 0 and not again)
 
     def measure(
         self,

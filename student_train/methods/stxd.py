@@ -54,6 +54,8 @@ from student_train.methods.stxd_response import ResponseForm, centre_answers, re
 
 # Below it a column has no direction.
 LEAST_NORM = 1e-12
+# Of a channel's length, what float32 may leave of it when its mean is subtracted.
+ROUNDING = 1e-6
 # A score that no softmax sees, and with which no difference is infinite.
 NOWHERE = -1e9
 
@@ -298,7 +300,10 @@ def _hat(rows: Float[Tensor, "n d"], form: CorrelationForm) -> Float[Tensor, "n 
     if form.hat == "rows_first":
         rows = _unit(rows, dim=1)
     if form.hat != "scaled":
+        # Of a channel that is the same everywhere rounding alone is left, which is no direction.
+        least = ROUNDING * torch.linalg.vector_norm(rows, dim=0)
         rows = rows - rows.mean(0)
+        rows = torch.where(torch.linalg.vector_norm(rows, dim=0) > least, rows, 0.0)
     return _unit(rows, dim=0)
 
 

@@ -145,9 +145,12 @@ def centre_answers(targets: TeacherTargets, boxes: BoxBatch, grid: BEVGrid) -> D
     assert targets.cells is not None, "and cells"
     xy = boxes.values[..., :2]
     gap = torch.cdist(xy, targets.cells, compute_mode="donot_use_mm_for_euclid_dist")
-    # A cell that was carried off the student's grid has no weight, and its object no answer.
-    off = targets.cell_weight[CENTER_HEAD] < 1
-    distance, nearest = gap.masked_fill(off[:, None], torch.inf).min(2)
+    # A centre that was carried off the student's grid has no weight any more: it still is its
+    # object's own, which another object's may not stand for.
+    centre = targets.cell_weight[CENTER_HEAD] >= 1
+    candidate = centre | ~grid.contains(targets.cells)
+    distance, nearest = gap.masked_fill(~candidate[:, None], torch.inf).min(2)
+    answered = centre.gather(1, nearest) & (distance < grid.cell_size)
     logit = targets.at_cells[Target.HEATMAP_LOGIT].float()
     probability = logit.gather(1, nearest[..., None].expand(-1, -1, logit.shape[2])).sigmoid()
     box = decode_boxes(targets.codes.float(), grid.cell_index(xy), grid)
@@ -158,7 +161,7 @@ def centre_answers(targets: TeacherTargets, boxes: BoxBatch, grid: BEVGrid) -> D
         probability=probability,
         object=order.expand(len(xy), -1),
         iou=iou_3d(box, boxes.values),
-        valid=targets.coded & boxes.valid & (distance < grid.cell_size),
+        valid=targets.coded & boxes.valid & answered,
     )
 
 

@@ -88,6 +88,8 @@ def test_when_to_measure():
     held.measure(map_, dot(map_, 3, 4), {"a": dot(map_, 6, 8)})
     assert not held.due(1, {"a"})
     assert held.due(10, {"a"})
+    # Another batch of that step.
+    assert not held.due(10, {"a"})
     # A method that starts later is measured as it starts.
     assert held.due(11, {"a", "b"})
     # Terms without a wanted share are measured for the log alone.

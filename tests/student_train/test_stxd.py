@@ -157,6 +157,23 @@ def rows_of(maps: StudentMaps, frames: list[Boxes3D]) -> list[Tensor]:
     return [high[b][:, foreground_cells(own, GRID)].T for b, own in enumerate(frames)]
 
 
+@pytest.mark.parametrize("value", [0.1, 1.7])
+@pytest.mark.parametrize("hat", ["centred", "rows_first"])
+def test_a_channel_that_is_the_same_everywhere_gets_no_gradient(value: float, hat: str):
+    """What rounding leaves of it, less its mean, is no direction."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(300, 4, generator=generator) for _ in range(2))
+    if hat == "rows_first":
+        # Rows of one length, so that their common channel stays one.
+        student[:, 1:] = student[:, 1:].sign()
+    student[:, 0] = value
+    student.requires_grad_()
+    loss = correlation_loss(student, teacher, CorrelationForm.model_validate({"hat": hat}))
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.abs().max() < 1
+    assert gradient[:, 1:].any(0).all()
+
+
 def test_an_empty_row_or_column_gets_no_gradient_and_leaves_the_others_theirs():
     """A cell that no ray reaches, a channel that never fires: 1e11 without the cut."""
     student, teacher = (

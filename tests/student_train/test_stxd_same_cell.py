@@ -107,11 +107,12 @@ def test_carried_answers_are_those_of_the_frame_as_it_was(augment: BevAugment):
     assert torch.allclose(carried.probability[at], said[at], atol=2**-9)
 
 
-def test_a_box_whose_cell_was_carried_off_the_grid_has_no_answer():
-    """Its own centre lies on it still; the nearest cell left is another object's."""
+@pytest.mark.parametrize("x", [-4.6, -3.5])
+def test_a_box_whose_cell_was_carried_off_the_grid_has_no_answer(x: float):
+    """Its own centre lies on it still; the nearest cell left is another object's, next to it."""
     augment = BevAugment.compose(shift=(-0.6, 0.0))
     truth = Boxes3D(
-        torch.tensor([[-5.2, 0.4, 0, 4, 2, 1.5, 0, 0, 0], [-3.5, 0.5, 0, 4, 2, 1.5, 0, 0, 0]]),
+        torch.tensor([[-5.2, 0.4, 0, 4, 2, 1.5, 0, 0, 0], [x, 0.5, 0, 4, 2, 1.5, 0, 0, 0]]),
         torch.tensor([0, 0]),
     )
     method, truths = case.method_of(), [truth, Boxes3D.empty()]
