@@ -230,7 +230,7 @@ _SIMDISTILL_HERE = {"cmd": {"weight": 10.0}}
 
 
 def _simdistill(method: str, own_store: str = "", **settings: Any) -> Arm:
-    own = {"simdistill": {**_SIMDISTILL_HERE, **settings}} if method != "none" else {}
+    own = {"simdistill": {**_SIMDISTILL_HERE, **settings}} if method == "simdistill" else {}
     whose = "sim_student", "sim_teacher", "sim_none"
     return Arm(method, own, *whose, own_store=own_store, started=True)
 
@@ -271,10 +271,12 @@ _METHODS = {
     "labeldistill": _history("labeldistill"),
     "stxd": _history("stxd", stxd=_STXD_HERE),
     "sim_none": _simdistill("none"),
+    # Whether this student learns from this teacher at all.
+    "sim_imitation": _simdistill("imitation", own_store="imitation"),
     "simdistill": _simdistill("simdistill"),
     # As with UniDistill: the student that it starts from has channels of its own.
     "sim_adapted": _simdistill("simdistill", map_adapter="conv1x1"),
-    # As hard as imitation pulls.
+    # With imitation's shares on the fused map.
     "sim_shares": _simdistill("simdistill", **_SIMDISTILL_SHARES),
     "sim_none_scratch": _from_scratch(_simdistill("none")),
     "sim_scratch": _from_scratch(_simdistill("simdistill")),

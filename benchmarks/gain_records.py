@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from benchmarks.gain_tables import Result, Run
 from benchmarks.machine import machine
+from runs.config import RunConfig
 from runs.errors import ConfigError
 from runs.files import replacing
 from teacher_dump.dump import code_revision
@@ -29,8 +30,13 @@ def config_hash(runs: Sequence[BaseModel]) -> str:
 
     So a field that is new and at its default changes nothing.
     """
-    values = [run.model_dump(mode="json", exclude_defaults=True, exclude=PLACES) for run in runs]
+    values = [_set(run) for run in runs]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _set(run: BaseModel) -> dict[str, Any]:
+    values = run.model_dump(mode="json", exclude_defaults=True, exclude=PLACES)
+    return run.own(values) if isinstance(run, RunConfig) else values
 
 
 @dataclass(frozen=True, slots=True)

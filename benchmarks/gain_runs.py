@@ -25,6 +25,7 @@ from runs.checkpoint import load_checkpoint
 from runs.config import load_config
 from runs.files import replacing
 from runs.metrics import last_values, mean_values
+from store.choices import Encoding
 from store.reader import open_cache
 from student_train.config import StudentRun
 from student_train.train import CHECKPOINT_NAME, train_student
@@ -44,7 +45,7 @@ class Job:
         run: How it is trained.
         folder: Of the run.
         records: Where its record goes.
-        made_of: Configs of its world, teacher and label encoder.
+        made_of: Configs of its world, teacher, cache and label encoder.
         store: The cache that it reads.
         start: The job whose student it starts from.
     """
@@ -76,6 +77,12 @@ class Job:
         if cache is not None:
             result["teacher_sha256"] = cache.fingerprint.teacher.checkpoint_sha256
         self.records.write(self.name, self.configs, result)
+
+
+class _Stored(BaseModel):
+    """How a cache of its own holds features."""
+
+    encoding: Encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,8 @@ class Comparison:
             start = Job((arm.start, 0), run, own / arm.start, self.records, (self.world,))
         if arm.store is not None:
             made_of.append(self.teacher(arm))
+        if arm.encoding is not None:
+            made_of.append(_Stored(encoding=arm.encoding))
         if arm.embeds_labels:
             made_of.append(self.label_encoder)
         return Job(
@@ -195,9 +204,8 @@ class Comparison:
         every = _with_all_methods(self.student(arm) for arm in readers)
         checkpoint = self.out / readers[0].taught_by / "teacher.pt"
         teacher = own_teacher(load_checkpoint(checkpoint, "teacher"), torch.device("cpu"))
-        steps.ensure_cache(
-            teacher, plan_teacher_dump(teacher, every, encoding=readers[0].encoding), store
-        )
+        (encoding,) = {arm.encoding for arm in readers}
+        steps.ensure_cache(teacher, plan_teacher_dump(teacher, every, encoding=encoding), store)
         time_teacher(teacher, every, store)
 
 

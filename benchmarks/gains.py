@@ -26,11 +26,11 @@ from benchmarks.gain_pictures import draw_gains
 from benchmarks.gain_records import Records, origins
 from benchmarks.gain_runs import Comparison
 from benchmarks.gain_tables import of_nuscenes, reports
-from cli import run
 from command_line.options import comma_separated
+from command_line.run import run
 from commands.progress import console
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
@@ -89,7 +89,7 @@ def _require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> Non
 
 def _numbers(seeds: str) -> list[int]:
     try:
-        return [int(seed) for seed in comma_separated(seeds)]
+        return [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise typer.BadParameter(f"seeds are numbers, found {seeds!r}") from None
 

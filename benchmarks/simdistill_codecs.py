@@ -1,4 +1,4 @@
-r"""Which encoding SimDistill's maps should have: bytes on disk, error of each loss, accuracy.
+r"""Which encoding SimDistill's maps should have: bytes on disk, error of each loss.
 
     python -m benchmarks.simdistill_codecs configs/gain_sim_student.toml --checkpoint TEACHER \
         --out OUT [--data-root WORLD] [--frames 32]

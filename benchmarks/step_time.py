@@ -83,7 +83,7 @@ class LoopTraining(StudentTraining):
 
 
 def make_step(training: LoopTraining, data: StudentDataset) -> Step:
-    """A task for rounds: it loads the next batch, steps once, and gives the seconds it took."""
+    """A task for rounds: it loads the next batches, steps once, and gives the seconds it took."""
     training = training.to(memory_format=torch.channels_last)
     optimizer = training.configure_optimizers()["optimizer"]
     fit = training.run.fit
@@ -91,11 +91,12 @@ def make_step(training: LoopTraining, data: StudentDataset) -> Step:
 
     def step(_turn: int) -> float:
         began = time.perf_counter()
-        loaded = data.__getitems__(list(islice(examples, fit.batch_size)))
-        batch: StudentBatch = data.collate(loaded)
         optimizer.zero_grad()
-        loss = torch.stack(list(training.loss_terms(batch).values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for _ in range(fit.accumulate):
+            loaded = data.__getitems__(list(islice(examples, fit.batch_size)))
+            batch: StudentBatch = data.collate(loaded)
+            loss = torch.stack(list(training.loss_terms(batch).values())).sum()
+            (loss / fit.accumulate).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         training.steps += 1
         return time.perf_counter() - began

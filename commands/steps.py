@@ -24,7 +24,6 @@ from frames.loading import check_image_files
 from frames.scoring import Scores, score_nuscenes
 from frames.sensor_input import SENSORS, check_sensor_files
 from runs.checkpoint import Checkpoint
-from runs.config import parse_config
 from runs.errors import CheckpointError, RunInterruptedError
 from runs.evaluate import Detect, detect_all, draw_pictures, spread_evenly
 from store.errors import FingerprintError, IncompleteStoreError, NotACacheError
@@ -159,7 +158,7 @@ def load_detectors(
         return load_detector(checkpoint, device), beside
     if teacher is None:
         raise CheckpointError("a label encoder is read by its teacher's head: give --teacher")
-    run = parse_config(checkpoint.config, LabelEncoderRun, f"checkpoint {checkpoint.sha256[:12]}")
+    run = checkpoint.run(LabelEncoderRun)
     detect = LabelDetector(checkpoint, teacher, device).detect
     # It reads no file: the boxes came with the frames.
     grid = run.encoder.grid
@@ -168,15 +167,14 @@ def load_detectors(
 
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> Detector:
     """The network of either stage's checkpoint, in eval mode."""
-    source = f"checkpoint {checkpoint.sha256[:12]}"
     if checkpoint.kind == "teacher":
-        teacher_run = parse_config(checkpoint.config, TeacherRun, source)
+        teacher_run = checkpoint.run(TeacherRun)
         teacher = own_teacher(checkpoint, device)
         check = partial(teacher_run.reader.check, training=False)
         grid = teacher.info.shapes.grid
         inputs = SENSORS[teacher_run.kind]
         return Detector("teacher", inputs, check, teacher.detect, teacher_run.data, grid)
-    run = parse_config(checkpoint.config, StudentRun, source)
+    run = checkpoint.run(StudentRun)
     student = StudentDetector(checkpoint, device)
     inputs, grid = SENSORS[run.kind], run.student.grid
     return Detector("student", inputs, student.check, student.detect, run.data, grid)

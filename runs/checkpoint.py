@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from runs.config import RunConfig, renewed
+from runs.config import RunConfig, parse_config, renewed
 from runs.errors import CheckpointError
 from runs.files import replacing
 
 Network = TypeVar("Network", bound=nn.Module)
+Run = TypeVar("Run", bound=RunConfig)
 Kind = Literal["teacher", "student", "label_encoder"]
 FORMAT = 1
 # In the notes of what was trained for one teacher.
@@ -37,6 +38,14 @@ class Checkpoint:
     weights: dict[str, Tensor]
     notes: dict[str, Any]
     sha256: str
+
+    def run(self, model: type[Run]) -> Run:
+        """The run that left it.
+
+        Raises:
+            ConfigError: Its record does not fit this release.
+        """
+        return parse_config(model.own(self.config), model, f"checkpoint {self.sha256[:12]}")
 
     def load_into(self, network: nn.Module) -> None:
         """Copy the weights, strictly.

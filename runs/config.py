@@ -19,7 +19,12 @@ class RunConfig(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """What its folder and its checkpoint say of it, as plain JSON values."""
-        return self.model_dump(mode="json")
+        return self.own(self.model_dump(mode="json"))
+
+    @classmethod
+    def own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What of the plain values of such a run says something of it: all, unless overridden."""
+        return values
 
 
 def load_config(path: Path, model: type[Config], **paths: Path | None) -> Config:
@@ -68,7 +73,7 @@ def renewed(values: dict[str, Any], model: type[RunConfig]) -> dict[str, Any]:
         values: The record; keys that are no fields of the model stay, and all if it does not fit.
         model: Of its run.
     """
-    own = {key: value for key, value in values.items() if key in model.model_fields}
+    own = {key: value for key, value in model.own(values).items() if key in model.model_fields}
     try:
         return values | model.model_validate(own).record()
     except ValidationError:

@@ -41,7 +41,8 @@ class FitConfig(BaseModel):
         batch_size: Frames of a batch.
         accumulate: Batches a step, one after another, for less memory than one large batch takes.
             Their gradients are averaged; what a batch has one of (BatchNorm's statistics, the
-            number of objects that losses are divided by) stays each batch's own.
+            number of objects that losses are divided by) stays each batch's own. Logged are the
+            losses of a step's last batch.
         learning_rate: Peak of AdamW's rate.
         rates: Factors on it, by a part of parameters' names, as mmcv's ``custom_keys``:
             ``image.body`` for a pretrained backbone. Of several that fit, the longest counts.

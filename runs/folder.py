@@ -1,4 +1,4 @@
-"""The folder of a training run: it belongs to one resolved config and one cache."""
+"""The folder of a training run: it belongs to one run and one cache."""
 
 import json
 from collections.abc import Mapping

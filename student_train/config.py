@@ -21,7 +21,7 @@ from runs.errors import ConfigError
 from runs.fit import FitConfig
 from student_train.methods import METHODS
 from student_train.methods.base import Method, MethodConfig
-from student_train.registry import Head, parse_methods
+from student_train.registry import Head, named_methods, parse_methods
 from student_train.students.base import Reader
 from student_train.students.kinds import (
     AnyStudentConfig,
@@ -82,7 +82,7 @@ class BalanceConfig(BaseModel):
 
 
 class StudentRun(RunConfig):
-    """Everything a student's run is made of; stored in its checkpoint.
+    """Everything a student's run is made of; stored in its checkpoint, but for unused tables.
 
     Attributes:
         name: Short name of the student.
@@ -165,11 +165,14 @@ class StudentRun(RunConfig):
             images.check_size("image_augment.out_size", self.image_augment.out_size)
         return self
 
-    def record(self) -> dict[str, Any]:
-        """Without the tables of methods that it does not train with, which say nothing of it."""
-        tables = {"head": True} | dict.fromkeys(parse_methods(self.method), True)
-        own = self.methods.model_dump(mode="json", include=tables)
-        return super().record() | {"methods": own}
+    @classmethod
+    def own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Without the tables of methods that it does not train with."""
+        tables = values.get("methods")
+        if not isinstance(tables, dict):
+            return values
+        used = {"head", *named_methods(str(values.get("method", "none")))}
+        return values | {"methods": {name: tables[name] for name in tables if name in used}}
 
     @property
     def reads_cache(self) -> bool:

@@ -8,7 +8,6 @@ from frames.augment import BevAugment
 from frames.detections import Detections
 from frames.frame import Frame
 from runs.checkpoint import Checkpoint
-from runs.config import parse_config
 from student_train.config import StudentRun
 from student_train.students.kinds import build_student
 
@@ -22,9 +21,7 @@ class StudentDetector:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.run = parse_config(
-            checkpoint.config, StudentRun, f"checkpoint {checkpoint.sha256[:12]}"
-        )
+        self.run = checkpoint.run(StudentRun)
         self.device = device
         self.reader, self._known = self.run.reader, tuple[Frame, ...]()
         # Its weights come from the checkpoint: pretrained ones would be fetched for nothing.

@@ -32,6 +32,11 @@ def known_methods() -> str:
     return ", ".join(sorted(names | COMBINATIONS.keys()))
 
 
+def named_methods(text: str) -> list[str]:
+    """What stands in a ``--method`` value, whether known or not."""
+    return [own for name in text.split("+") for own in COMBINATIONS.get(name, (name,))]
+
+
 def parse_methods(text: str) -> tuple[str, ...]:
     """Names in a ``--method`` value: "xgd", "xgd+imitation", "stereodistill", or "none".
 
@@ -41,7 +46,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
     known = {name for places in METHOD_PLACES.values() for name in places}
-    names = [own for name in text.split("+") for own in COMBINATIONS.get(name, (name,))]
+    names = named_methods(text)
     unknown = [name for name in names if name not in known]
     if unknown or len(set(names)) < len(names):
         problem = f"unknown method {unknown[0]!r}" if unknown else f"{text!r} repeats a method"

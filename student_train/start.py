@@ -5,7 +5,6 @@ from typing import Any
 from torch import nn
 
 from runs.checkpoint import Checkpoint
-from runs.config import parse_config
 from runs.errors import ConfigError
 from store.differences import differences
 from student_train.config import StudentRun
@@ -30,10 +29,11 @@ def start_from(network: nn.Module, run: StudentRun, start: Checkpoint) -> None:
         start: A student's checkpoint.
 
     Raises:
-        ConfigError: It holds another network, also one whose weights happen to have these shapes.
+        ConfigError: It holds another network, also one whose weights happen to have these shapes;
+            or its record does not fit this release.
         CheckpointError: Its weights do not fit its config.
     """
-    trained = parse_config(start.config, StudentRun, f"the student of --start {start.sha256[:12]}")
+    trained = start.run(StudentRun)
     if mismatches := list(differences(_network(trained), _network(run))):
         raise ConfigError(
             f"--start {start.sha256[:12]} ({trained.name}) is another network than {run.name}; "

@@ -17,7 +17,6 @@ from nets.centerpoint import CenterPointConfig
 from nets.frozen import Frozen
 from nets.label_encoder import frozen_label_encoder
 from runs.checkpoint import Checkpoint
-from runs.config import parse_config
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
 
@@ -42,7 +41,7 @@ class LabelDecoder(Frozen):
 
     def __init__(self, teacher: Checkpoint) -> None:
         super().__init__()
-        run = parse_config(teacher.config, TeacherRun, f"checkpoint {teacher.sha256[:12]}")
+        run = teacher.run(TeacherRun)
         if not isinstance(run.teacher, CenterPointConfig):
             raise TeacherError(
                 f"teacher {run.name} is a {run.teacher.network}: a label encoder inverts a centre "

@@ -8,7 +8,6 @@ from nets.bev_detector import BEVDetectorConfig
 from nets.bevfusion import BEVFusionConfig
 from nets.centerpoint import CenterPointConfig
 from runs.checkpoint import Checkpoint, load_checkpoint
-from runs.config import parse_config
 from teacher_dump.bev_teacher import BEVTeacher
 from teacher_dump.centerpoint_teacher import CenterPointTeacher
 from teacher_dump.config import TeacherRun
@@ -30,7 +29,7 @@ def from_checkpoint(checkpoint: Path | None, device: torch.device) -> Teacher:
 
 def own_teacher(checkpoint: Checkpoint, device: torch.device) -> Teacher:
     """The same of a checkpoint that has been read."""
-    run = parse_config(checkpoint.config, TeacherRun, f"checkpoint {checkpoint.sha256[:12]}")
+    run = checkpoint.run(TeacherRun)
     if isinstance(run.teacher, CenterPointConfig):
         return CenterPointTeacher(checkpoint, run, device)
     if isinstance(run.teacher, BEVDetectorConfig | BEVFusionConfig):

@@ -199,6 +199,7 @@ def test_an_arm_may_have_a_cache_of_its_own():
     stores = {name: arm.store for name, arm in arms.items() if name.startswith("sim")}
     assert stores.pop("sim_foreground") == "sim_store_foreground"
     assert stores.pop("sim_none") is None
+    assert stores.pop("sim_imitation") == "sim_store_imitation"
     assert stores.pop("sim_none_scratch") is None
     assert stores.pop("sim_uint8") == "sim_store_uint8"
     assert stores.pop("sim_bfloat16") == "sim_store_bfloat16"
@@ -207,19 +208,19 @@ def test_an_arm_may_have_a_cache_of_its_own():
     assert readers == [arms["sim_foreground"]]
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_the_configs_fit_every_arm(name: str, tmp_path: Path):
-    part = PARTS[name]
-    comparison = Comparison(part, part.arms, tmp_path, CONFIGS, Records(tmp_path, name))
+@pytest.mark.parametrize("of", PARTS)
+def test_the_configs_fit_every_arm(of: str, tmp_path: Path):
+    part = PARTS[of]
+    comparison = Comparison(part, part.arms, tmp_path, CONFIGS, Records(tmp_path, part.home))
     hashes = set()
-    for arm in part.arms.values():
+    for name, arm in part.arms.items():
         run = comparison.student(arm)
         assert run.reads_cache == (arm.store is not None)
         if arm.store:
             taught = comparison.teacher(arm)
             assert taught.teacher.classes == run.student.classes
             assert taught.data.labelled == arm.teacher_labelled / 100
-        hashes.add((config_hash([run]), arm.taught_by, arm.encoding))
+        hashes.add(config_hash(comparison.job(name, 0).configs))
     assert len(hashes) == len(part.arms)
     assert set(part.usual) <= set(part.arms)
     assert {arm.base for arm in part.arms.values()} <= set(part.arms)

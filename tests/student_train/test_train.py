@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frames.frame import Frame
-from runs.checkpoint import load_checkpoint
+from runs.checkpoint import load_checkpoint, save_checkpoint
 from runs.errors import ConfigError
 from runs.folder import RECORD
 from runs.metrics import last_values
@@ -147,23 +147,26 @@ def test_every_method_starts_from_the_same_student(run: StudentRun, cache: Cache
 def test_a_run_belongs_to_the_tables_of_its_own_methods(
     run: StudentRun, cache: Cache, tmp_path: Path
 ):
-    """A new default of another method stops no run, begun or ended; one of its own does."""
+    """Another method's new default, or bound, stops no run, begun or ended; its own's does."""
     run = with_method(run, "imitation")
     path = train_student(run, cache, tmp_path, resume=False, device="cpu")
-    assert load_checkpoint(path).config["methods"].keys() == {"head", "imitation"}
+    left = load_checkpoint(path)
+    assert left.config["methods"].keys() == {"head", "imitation"}
     record = tmp_path / RECORD
     begun = json.loads(record.read_text())
-    assert begun["methods"] == load_checkpoint(path).config["methods"]
-    # As releases wrote it that kept every table, with other values than today's defaults.
-    begun["methods"]["stxd"] = {"response": {"top": 7}}
-    record.write_text(json.dumps(begun))
-    trained = path.stat().st_mtime_ns
+    assert begun["methods"] == left.config["methods"]
+    # As releases wrote it that kept every table; this one would refuse a top of 5000.
+    tables = begun["methods"] | {"stxd": {"response": {"top": 5000}}}
+    record.write_text(json.dumps(begun | {"methods": tables}))
+    old = left.config | {"methods": tables}
+    save_checkpoint(path, "student", old, build_student(run.student), left.notes)
+    assert load_checkpoint(path).run(StudentRun).record() == run.record()
+    ended = path.stat().st_mtime_ns
     train_student(run, cache, tmp_path, resume=True, device="cpu")
-    assert path.stat().st_mtime_ns == trained
+    assert path.stat().st_mtime_ns == ended
     path.unlink()
     train_student(run, cache, tmp_path, resume=True, device="cpu")
-    begun["methods"]["imitation"] = {"feature": {"share": 0.5}}
-    record.write_text(json.dumps(begun))
     path.unlink()
+    record.write_text(json.dumps(begun | {"methods": {"imitation": {"feature": {"share": 0.5}}}}))
     with pytest.raises(ConfigError, match="begun with another config"):
         train_student(run, cache, tmp_path, resume=True, device="cpu")

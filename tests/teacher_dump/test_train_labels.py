@@ -14,7 +14,6 @@ from frames.dataset import read_frames
 from nets.center_loss import CenterLossConfig
 from nets.centerpoint import CenterPoint, CenterPointConfig
 from runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from runs.config import parse_config
 from runs.errors import CheckpointError, ConfigError, RunInterruptedError
 from teacher_dump.config import TeacherRun
 from teacher_dump.errors import TeacherError
@@ -54,7 +53,7 @@ def trained(world: Path, teacher_path: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def config_of(teacher: Checkpoint) -> CenterPointConfig:
-    config = parse_config(teacher.config, TeacherRun, "test").teacher
+    config = teacher.run(TeacherRun).teacher
     assert isinstance(config, CenterPointConfig)
     return config
 
